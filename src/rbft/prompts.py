@@ -1,0 +1,106 @@
+"""How we ask. Templates are data (`prompts/*.yaml`); `Prompts` renders them and is fingerprinted into results."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from rbft.errors import ExperimentError
+from rbft.files import read_yaml
+from rbft.records import RationaleFormat, Record
+
+BUILT_IN = ("default", "brief")
+DIMENSIONS = ("subjects", "attributes", "actions", "scenes")
+
+
+class PromptTemplates(Record):
+    """One file of templates. `dimensions` holds, per dimension, words of which a rationale on the template has one."""
+
+    schema_version: Literal[1]
+    name: str
+    rationale: str
+    label: str
+    label_item: str
+    label_item_bare: str
+    dimensions: dict[str, tuple[str, ...]]
+
+
+class Prompts(Record):
+    """The prompts of one experiment: templates, persona, labels. Rendered text never holds a clip's own label."""
+
+    templates: PromptTemplates
+    persona: str
+    labels: dict[str, str]
+
+    def rationale(self) -> str:
+        """The label-free question that makes the model explain a clip (paper: P_rationale)."""
+        return self.templates.rationale.format(persona=self.persona)
+
+    def label(self) -> str:
+        """The classification query over the whole label set."""
+        items = [
+            self.templates.label_item.format(label=label, definition=definition.rstrip("."))
+            if definition
+            else self.templates.label_item_bare.format(label=label)
+            for label, definition in self.labels.items()
+        ]
+        joined = "".join(items) if items[0].endswith("\n") else " ".join(items)
+        return self.templates.label.format(labels=joined.rstrip("\n"))
+
+    def rationale_answer(self, text: str, label: str | None, order: RationaleFormat) -> str:
+        """What stage I learns to say: R alone, the label before it (P+C+R), or after it (P+R+C)."""
+        match order:
+            case "P+R":
+                return text
+            case "P+C+R":
+                return f"Label: {label}\n{text}"
+            case "P+R+C":
+                return f"{text}\nLabel: {label}"
+
+
+def load_prompts(name_or_file: str, *, persona: str, labels: Mapping[str, str]) -> Prompts:
+    """Load `default`, `brief` or a file. Raises ExperimentError with every fault."""
+    if name_or_file in BUILT_IN:
+        path = Path(str(resources.files("rbft"))) / "prompts" / f"{name_or_file}.yaml"
+    else:
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise ExperimentError(f"prompts: no file {name_or_file!r}; give a file or one of {', '.join(BUILT_IN)}")
+    document = read_yaml(path)
+    if not isinstance(document, dict):
+        raise ExperimentError(f"{path}: prompt templates are a mapping of names to texts")
+    document["schema_version"] = document.pop("schema", None)
+    try:
+        templates = PromptTemplates.model_validate(document)
+    except ValidationError as error:
+        raise ExperimentError([f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
+    faults = [f for f in (_fields(path, templates, name, fields) for name, fields in _FIELDS.items()) if f]
+    if sorted(templates.dimensions) != sorted(DIMENSIONS):
+        faults.append(f"{path}: dimensions: {sorted(templates.dimensions)} must be {sorted(DIMENSIONS)}")
+    if faults:
+        raise ExperimentError(faults)
+    return Prompts(templates=templates, persona=persona, labels=dict(labels))
+
+
+_FIELDS = {
+    "rationale": {"persona"},
+    "label": {"labels"},
+    "label_item": {"label", "definition"},
+    "label_item_bare": {"label"},
+}
+
+
+def _fields(path: Path, templates: PromptTemplates, name: str, allowed: set[str]) -> str | None:
+    """A fault line where a template names another field than the allowed ones, or lacks one."""
+    try:
+        found = {field for _, field, _, _ in string.Formatter().parse(getattr(templates, name)) if field is not None}
+    except ValueError as error:
+        return f"{path}: {name}: {error}"
+    if found == allowed:
+        return None
+    return f"{path}: {name}: holds the fields {sorted(found)}, needs exactly {sorted(allowed)}"

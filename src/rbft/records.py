@@ -1,0 +1,299 @@
+"""Everything that is written to disk, as frozen records. Read this file and you know the program.
+
+A record refuses unknown fields, so a file from another version is an error and never half read. Tensors are never
+records: they live in the frozen dataclasses of `clips.frames` and `training.batches`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Split = Literal["train", "test"]
+ClipProblem = Literal[
+    "missing", "empty", "unreadable", "no_video_stream", "encrypted", "zero_length", "partial", "too_large",
+    "too_long", "too_slow", "unsupported", "outside", "duplicate",
+]  # fmt: skip
+DropReason = Literal["empty", "truncated", "repeating", "refusal", "names_label", "off_template", "contradicts_label"]
+RationaleFormat = Literal["P+R", "P+C+R", "P+R+C"]
+StageKind = Literal["rationale", "label"]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, closed, compared by value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def fingerprint(*parts: Any) -> str:
+    """Sixteen hex digits of SHA-256 over the canonical JSON of `parts` (records, and anything JSON can hold)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return value.model_dump(mode="json")
+        raise TypeError(f"cannot fingerprint a {type(value).__name__}")
+
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=plain, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# -- clips ---------------------------------------------------------------------------------------------------------
+
+
+class Grid(Record):
+    """How a vision tower cuts frames: pixels per patch side, patches per merged side, frames per temporal patch."""
+
+    patch_size: int = 14
+    merge_size: int = 2
+    temporal_patch_size: int = 2
+
+    @property
+    def pixels(self) -> int:
+        """Pixels along the side of one language-model token: 28 for Qwen2.5-VL."""
+        return self.patch_size * self.merge_size
+
+
+class Probe(Record):
+    """What a clip's file says and its packets confirm; sizes are as displayed (rotation and sample aspect applied)."""
+
+    container: str
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    coded_width: int
+    coded_height: int
+    rotation_degrees: int
+    mirrored: bool = False
+    sample_aspect_ratio: float
+    duration_seconds: float
+    num_frames: int
+    average_fps: float
+    first_time_seconds: float
+    has_audio: bool
+
+
+class Box(Record):
+    """A box around an object at a time; corners are relative to the displayed frame, 0 to 1."""
+
+    t: float
+    box: tuple[float, float, float, float]
+
+
+class Clip(Record):
+    """One clip of a manifest. `start` and `end` are seconds from the first frame; `sha256` is of the file's bytes."""
+
+    clip_id: str
+    path: str
+    sha256: str
+    duration_seconds: float
+    label: str | None = None
+    split: Split
+    group: str | None = None
+    start: float | None = None
+    end: float | None = None
+    rationale: str | None = None
+    boxes: tuple[Box, ...] = ()
+
+
+class LeftOut(Record):
+    """A listed clip that is not used, and why."""
+
+    clip_id: str
+    path: str
+    reason: ClipProblem
+    detail: str
+
+
+class Manifest(Record):
+    """The clips of an experiment. used + left out = listed."""
+
+    labels: dict[str, str]
+    """Label to its one-line definition (empty where none was given), in the user's order."""
+    clips: tuple[Clip, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def of(self, split: Split, *, labelled: bool | None = None) -> list[Clip]:
+        """Clips of one split, in manifest order; `labelled` keeps only those with (True) or without (False) a label."""
+        return [c for c in self.clips if c.split == split and labelled in (None, c.label is not None)]
+
+
+class FramePlan(Record):
+    """Which instants of a clip to read, and at what size. Times are seconds from the clip's first frame."""
+
+    times_seconds: tuple[float, ...]
+    width: int
+    height: int
+    frames_per_second: float
+    """The realised rate, num_frames / duration: what the model is told."""
+    short_clip_policy: Literal["repeat-last", "error"]
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames the plan asks for."""
+        return len(self.times_seconds)
+
+
+# -- text ----------------------------------------------------------------------------------------------------------
+
+
+class Verdict(Record):
+    """The audit's verdict on one text: kept, or dropped with every reason; `flags` are noted but do not drop."""
+
+    kept: bool
+    reasons: tuple[DropReason, ...] = ()
+    flags: tuple[DropReason, ...] = ()
+    detail: str = ""
+
+
+class Rationale(Record):
+    """One text that an engine wrote about one clip."""
+
+    clip_id: str
+    clip_sha256: str
+    text: str
+    finished: bool
+    """Whether the engine ended the text itself (False: cut at the token limit)."""
+    num_tokens: int
+    engine: str
+    prompt_fingerprint: str
+    seed: int
+    verdict: Verdict
+
+
+class Example(Record):
+    """One training pair: what the model is asked about a clip, and the answer it learns."""
+
+    clip_id: str
+    prompt: str
+    answer: str
+    source: Literal["label", "self", "human"]
+    weight: float = 1.0
+
+
+# -- training and evaluation ---------------------------------------------------------------------------------------
+
+
+class Checkpoint(Record):
+    """A model on disk and how it came to be. `fingerprint` of the base is that of its weights' manifest."""
+
+    fingerprint: str
+    path: str
+    stage: StageKind | Literal["base"]
+    base: str
+    parent: str | None
+    data_fingerprint: str
+    sampling_fingerprint: str
+    prompts_fingerprint: str
+    config_fingerprint: str
+    seed: int
+    num_steps: int
+    train_clip_sha256: tuple[str, ...] = ()
+
+
+class Prediction(Record):
+    """What one checkpoint says about one clip. `label` is None when an answer could not be read: it counts as wrong."""
+
+    clip_id: str
+    checkpoint: str
+    truth: str | None
+    label: str | None
+    log_probabilities: dict[str, float]
+    """Summed log-probability of each label's tokens under the query, in nats, not normalised over labels."""
+    probabilities: dict[str, Probability]
+    """Softmax over the labels of the length-handled scores."""
+    text: str | None = None
+    """The greedy answer, where generation was asked for."""
+    text_label: str | None = None
+    """The label read strictly from `text`; None where it cannot be read."""
+
+
+class Interval(Record):
+    """A point estimate with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Estimate(Interval):
+    """An estimate over seeds, with the value of every seed."""
+
+    per_seed: tuple[float, ...]
+
+
+class ArmReport(Record):
+    """One row of the table."""
+
+    seeds: tuple[int, ...]
+    stages: tuple[str, ...]
+    num_steps: int
+    accuracy: Estimate
+    macro_f1: Estimate
+    f1: dict[str, Estimate]
+    confusion: list[list[int]]
+    """Rows are true labels, columns predicted labels then 'unreadable', summed over seeds."""
+    calibration_error: Estimate
+    unreadable_rate: float
+    generated_accuracy: Estimate | None = None
+    """Accuracy of the second readout, strict parsing of a greedy answer."""
+    generated_unreadable_rate: float | None = None
+
+
+class Comparison(Record):
+    """Two arms on the same clips. `difference` is b minus a, from 0 to 1."""
+
+    a: str
+    b: str
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    difference: float
+    low: float
+    high: float
+    p: float
+    smallest_detectable: float
+    verdict: str
+
+
+class DatasetReport(Record):
+    train: int
+    test: int
+    unlabelled: int
+    left_out: int
+    labels: dict[str, int]
+    """Test clips per label, in the user's order."""
+    train_labels: dict[str, int]
+    majority_label: str
+    majority_accuracy: float
+
+
+class RationaleReport(Record):
+    written: int
+    kept: int
+    dropped: dict[str, int]
+    flagged: dict[str, int] = Field(default_factory=dict)
+    median_words: float = 0.0
+
+
+class Report(Record):
+    """`report.json`: a contract with a version and a published JSON schema."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    name: str
+    headline: str
+    dataset: DatasetReport
+    arms: dict[str, ArmReport]
+    baselines: dict[str, float] = Field(default_factory=dict)
+    comparisons: tuple[Comparison, ...]
+    rationales: RationaleReport | None
+    timing: dict[str, float]
+    environment: dict[str, str]
+    experiment: dict[str, Any]
+    fingerprints: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
