@@ -1,0 +1,63 @@
+"""The words of the page, explained for a reader who has never seen it."""
+
+from __future__ import annotations
+
+from rbft.records import Report
+
+ARM_MEANINGS = {
+    "zero-shot": "The model as it was downloaded, with no training at all.",
+    "direct": "One training stage, on the labels: the usual fine-tuning.",
+    "direct-matched": (
+        "Direct training on the labels, for as many optimizer steps as rb-ft takes in both of its stages. "
+        "It separates the effect of rationales from the effect of more training."
+    ),
+    "rb-ft": (
+        "Rationale-bootstrapped fine-tuning: a first stage on the rationales that the model wrote itself, "
+        "then a second stage on the labels."
+    ),
+    "rb-ft-p+c+r": "As rb-ft, but in the first stage the label stands before the rationale.",
+    "rb-ft-p+r+c": "As rb-ft, but in the first stage the label stands after the rationale.",
+}
+
+REASON_MEANINGS = {
+    "empty": "nothing, or next to nothing, was written",
+    "truncated": "cut off at the token limit",
+    "repeating": "says the same thing over and over",
+    "refusal": "declines to describe the clip",
+    "names_label": "gives a label away",
+    "off_template": "does not follow the form that was asked for",
+    "contradicts_label": "argues for another label than the clip's",
+}
+
+_TERMS = {
+    "arm": "One way to treat the model: a list of training stages. All arms see the same clips, frames and seeds.",
+    "stage": "One round of training that starts from a checkpoint and leaves a new one.",
+    "seed": "The number that fixes every random choice. Arms are trained once for each seed.",
+    "rationale": "A short description of a clip (subjects, attributes, actions, scene) that reasons without its label.",
+    "accuracy": "Share of the test clips that got the right label. An answer that cannot be read counts as wrong.",
+    "95 % interval": (
+        "The range in which the true value plausibly lies, given these clips and seeds. "
+        "The dot is the estimate, the whisker the interval, small ticks are single seeds."
+    ),
+    "F1": "For one label: the harmonic mean of precision (of the clips called so, how many are) and recall.",
+    "macro-F1": "The mean of F1 over all labels, so that a rare label weighs as much as a frequent one.",
+    "unreadable": "Share of the answers that name no label, or more than one.",
+    "generated": (
+        "A second readout: the model writes an answer freely and a strict reader looks for the label. "
+        "The other columns score every label by its probability instead."
+    ),
+    "steps": "Optimizer steps over all stages of the arm.",
+    "majority class": "Always answering with the most frequent label. An arm below it has learnt less than a count.",
+    "difference": "Accuracy of one arm minus the other, in percentage points, on the same clips.",
+    "p": "How often a difference this large would appear if the two arms were equally good (exact paired test).",
+    "smallest detectable difference": "What the two arms would have to differ by for these clips to show it.",
+    "calibration error": "How far confidence and the share of right answers lie apart on average; 0 is perfect.",
+    "confidence": "The probability that the model gives to its own answer.",
+    "fingerprint": "A hash of an input. Two runs with equal fingerprints worked on the same thing.",
+}
+
+
+def glossary(report: Report) -> dict[str, str]:
+    """The terms that this report uses: its known arms, then the columns."""
+    arms = {name: ARM_MEANINGS[name] for name in report.arms if name in ARM_MEANINGS}
+    return arms | _TERMS

@@ -1,0 +1,141 @@
+"""`report.json` and `report.html`: one page that holds everything it shows and asks nothing of the network."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel
+
+from rbft.errors import StoreError
+from rbft.files import write_record, write_text
+from rbft.records import Report
+from rbft.report import tables, views
+from rbft.report.glossary import ARM_MEANINGS, REASON_MEANINGS, glossary
+from rbft.report.material import (
+    ArmAnswer,
+    DroppedExample,
+    ExampleClip,
+    LossCurve,
+    PublishedRow,
+    ReliabilityBin,
+    ReportMaterial,
+)
+
+__all__ = [
+    "ArmAnswer",
+    "DroppedExample",
+    "ExampleClip",
+    "LossCurve",
+    "PublishedRow",
+    "ReliabilityBin",
+    "ReportMaterial",
+    "render_page",
+    "report_schema",
+    "write_report",
+]
+
+MAX_DROPPED_EXAMPLES = 12
+MAX_LEFT_OUT_ROWS = 60
+
+
+def write_report(folder: Path, report: Report, material: ReportMaterial) -> Path:
+    """Write `report.json` and `report.html` into `folder`, each whole or not at all; returns the page's path.
+
+    Raises StoreError where the disk refuses, or where a number of the report is not finite.
+    """
+    broken = list(_not_finite(report, "report"))
+    if broken:
+        raise StoreError(f"{folder / 'report.json'}: not finite: {', '.join(broken)}; every number of a report is")
+    html = render_page(report, material)
+    write_record(folder / "report.json", report)
+    page = folder / "report.html"
+    write_text(page, html)
+    return page
+
+
+def render_page(report: Report, material: ReportMaterial) -> str:
+    """The whole page as HTML. The same input gives the same text."""
+    html = _environment().get_template("page.html.j2").render(_context(report, material))
+    return html.encode("utf-8", "replace").decode("utf-8")
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON schema of `report.json`, as published in `report.schema.json`."""
+    schema = Report.model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("rbft.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=tables.percent,
+        points=tables.points,
+        p_value=tables.p_value,
+        interval=tables.interval_text,
+        duration=views.duration,
+        instant=views.instant,
+        cut=views.cut,
+        link=_relative_link,
+    )
+    return environment
+
+
+def _context(report: Report, material: ReportMaterial) -> dict[str, Any]:
+    rows = tables.main_rows(report, material.published)
+    columns = tables.main_columns(report, material.published)
+    labels = list(report.dataset.labels)
+    many_labels = len(labels) > tables.MANY_LABELS
+    return {
+        "report": report,
+        "material": material,
+        "colours": views.arm_colours(report),
+        "seeds": sorted({seed for arm in report.arms.values() for seed in arm.seeds}),
+        "rows": rows,
+        "columns": [column for column in columns if not (many_labels and column.label is not None)],
+        "label_columns": [column for column in columns if column.label is not None] if many_labels else [],
+        "value_text": tables.value_text,
+        "accuracy_scale": views.accuracy_scale(rows),
+        "difference_scale": views.difference_scale(report.comparisons),
+        "labels": labels,
+        "tall_headings": len(labels) > 3 or max(map(len, labels), default=0) > 12,
+        "confusions": {name: views.confusion_rows(labels, arm.confusion) for name, arm in report.arms.items()},
+        "left_out_counts": views.left_out_counts(material.left_out),
+        "left_out_rows": material.left_out[:MAX_LEFT_OUT_ROWS],
+        "loss_panels": views.loss_panels(material.loss_curves),
+        "reliability_panels": views.reliability_panels(report, material),
+        "examples": views.example_views(material.examples),
+        "dropped_examples": material.dropped_examples[:MAX_DROPPED_EXAMPLES],
+        "reason_meanings": REASON_MEANINGS,
+        "arm_meanings": {name: ARM_MEANINGS[name] for name in report.arms if name in ARM_MEANINGS},
+        "glossary": glossary(report),
+        "settings": views.settings_yaml(report.experiment),
+    }
+
+
+def _relative_link(path: str) -> str:
+    """A link below the page's folder; the leading `./` keeps a path with a colon from being read as a scheme."""
+    return "./" + quote(path)
+
+
+def _not_finite(value: Any, where: str) -> list[str]:
+    match value:
+        case float():
+            return [] if math.isfinite(value) else [f"{where} is {value}"]
+        case BaseModel():
+            return [line for name, part in value for line in _not_finite(part, f"{where}.{name}")]
+        case dict():
+            return [line for name, part in value.items() for line in _not_finite(part, f"{where}.{name}")]
+        case list() | tuple():
+            return [line for i, part in enumerate(value) for line in _not_finite(part, f"{where}[{i}]")]
+        case _:
+            return []

@@ -1,0 +1,280 @@
+"""The main table, built once and shown three ways: on the page, in the terminal, as Markdown."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rbft.records import ArmReport, Comparison, Interval, Report
+from rbft.report.material import PublishedRow
+
+MANY_LABELS = 3
+"""Above this many labels, F1 per label gets a table of its own wherever width is short."""
+_DIRECTION = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+RowKind = Literal["arm", "baseline", "published"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A share (0 to 1) or a count, with its 95 % interval where there is one."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the main table: where its value stands in a row, its heading, its unit."""
+
+    key: str
+    heading: str
+    unit: Literal["percent", "count"] = "percent"
+
+    short: str = ""
+    """The heading where width is short."""
+    label: str | None = None
+    """The label whose F1 this is."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the main table. Only arms have seeds and intervals."""
+
+    name: str
+    kind: RowKind
+    values: Mapping[str, Value]
+    per_seed: tuple[float, ...] = ()
+    note: str = field(default="")
+
+
+# -- building ------------------------------------------------------------------------------------------------------
+
+
+def main_columns(report: Report, published: Sequence[PublishedRow] = ()) -> list[Column]:
+    """The columns for which at least one row has a value, accuracy first."""
+    columns = [
+        Column("accuracy", "accuracy"),
+        Column("macro_f1", "macro-F1"),
+        *(Column(f"f1:{label}", f"F1 {label}", label=label) for label in report.dataset.labels),
+        Column("unreadable", "unreadable", short="unread."),
+        Column("generated", "generated accuracy", short="gen."),
+        Column("generated_unreadable", "generated unreadable", short="gen. unread."),
+        Column("steps", "steps", "count"),
+    ]
+    rows = main_rows(report, published)
+    return [column for column in columns if any(column.key in row.values for row in rows)]
+
+
+def main_rows(report: Report, published: Sequence[PublishedRow] = ()) -> list[Row]:
+    """Arms in the experiment's order, then the majority class and other baselines, then published rows."""
+    rows = [_arm_row(name, arm) for name, arm in report.arms.items()]
+    rows.append(_majority_row(report))
+    rows += [
+        Row(name, "baseline", {"accuracy": Value(accuracy)})
+        for name, accuracy in report.baselines.items()
+        if name != "majority"
+    ]
+    return rows + [_published_row(row) for row in published]
+
+
+def _arm_row(name: str, arm: ArmReport) -> Row:
+    values = {
+        "accuracy": _value(arm.accuracy),
+        "macro_f1": _value(arm.macro_f1),
+        **{f"f1:{label}": _value(estimate) for label, estimate in arm.f1.items()},
+        "unreadable": Value(arm.unreadable_rate),
+        "steps": Value(arm.num_steps),
+    }
+    if arm.generated_accuracy is not None:
+        values["generated"] = _value(arm.generated_accuracy)
+    if arm.generated_unreadable_rate is not None:
+        values["generated_unreadable"] = Value(arm.generated_unreadable_rate)
+    return Row(name, "arm", values, per_seed=arm.accuracy.per_seed)
+
+
+def _majority_row(report: Report) -> Row:
+    """Always the most frequent label: its F1 is 2m / (m + n) with m of n test clips, and 0 for every other label."""
+    data = report.dataset
+    values = {"accuracy": Value(data.majority_accuracy)}
+    right, total = data.labels.get(data.majority_label, 0), sum(data.labels.values())
+    if total and all(data.labels.values()):
+        f1 = dict.fromkeys(data.labels, 0.0) | {data.majority_label: 2 * right / (right + total)}
+        values |= {f"f1:{label}": Value(value) for label, value in f1.items()}
+        values["macro_f1"] = Value(sum(f1.values()) / len(f1))
+    return Row(f"always {data.majority_label}", "baseline", values, note="the majority class")
+
+
+def _published_row(row: PublishedRow) -> Row:
+    values = {"accuracy": Value(row.accuracy)} | {f"f1:{label}": Value(value) for label, value in row.f1.items()}
+    if row.macro_f1 is not None:
+        values["macro_f1"] = Value(row.macro_f1)
+    return Row(row.name, "published", values, note=row.source)
+
+
+def _value(interval: Interval) -> Value:
+    return Value(interval.mean, interval.low, interval.high)
+
+
+# -- numbers as text -----------------------------------------------------------------------------------------------
+
+
+def percent(share: float) -> str:
+    """A share as percent with one decimal, without the sign: 0.8265 is `82.7`."""
+    return f"{100 * share:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points with its sign: 0.066 is `+6.6`, -0.01 is `−1.0`."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """`0.013`, or `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def value_text(column: Column, value: Value | None) -> str:
+    """A cell's number; an empty cell is an en dash."""
+    if value is None:
+        return "–"
+    return percent(value.mean) if column.unit == "percent" else f"{value.mean:,.0f}"
+
+
+def interval_text(value: Value | None) -> str:
+    """`76.8–87.4`, or nothing where there is no interval."""
+    if value is None or value.low is None or value.high is None:
+        return ""
+    return f"{percent(value.low)}–{percent(value.high)}"
+
+
+# -- terminal ------------------------------------------------------------------------------------------------------
+
+
+def render_table(report: Report, console: Console) -> None:
+    """Print the headline, the main table (percent, 95 % intervals) and the comparisons."""
+    columns = main_columns(report)
+    labels = [column for column in columns if column.label is not None]
+    split = len(labels) > MANY_LABELS
+    console.print(Text(_printable(report.headline), style="bold"))
+    console.print(_rich_table(report, [c for c in columns if not (split and c.label is not None)]))
+    if split:
+        console.print(_rich_labels(report, labels))
+    if report.comparisons:
+        console.print(_rich_comparisons(report.comparisons))
+    clips, seeds = report.dataset.test, sorted({seed for arm in report.arms.values() for seed in arm.seeds})
+    console.print(
+        Text(f"percent on {clips} test clips, 95 % intervals; seeds {', '.join(map(str, seeds))}", style="dim")
+    )
+
+
+def _rich_frame() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _rich_table(report: Report, columns: Sequence[Column]) -> Table:
+    """Arms and baselines as rows."""
+    table = _rich_frame()
+    table.add_column("arm", min_width=min(24, max(map(len, report.arms), default=0)), overflow="fold")
+    for column in columns:
+        heading = Text(_printable(column.short or column.heading))
+        table.add_column(heading, justify="right", min_width=16 if column.key == "accuracy" else 5)
+    for row in main_rows(report):
+        cells = [Text(_printable(row.name))]
+        for column in columns:
+            value = row.values.get(column.key)
+            cell = Text(value_text(column, value))
+            if column.key == "accuracy":
+                cell.append(f" {interval_text(value):9}", style="dim")
+            cells.append(cell)
+        table.add_row(*cells, style="" if row.kind == "arm" else "dim")
+    return table
+
+
+def _rich_labels(report: Report, columns: Sequence[Column]) -> Table:
+    """F1 of each label as a row, a column for each arm."""
+    table = _rich_frame()
+    rows = [row for row in main_rows(report) if row.kind == "arm"]
+    table.add_column("F1 per label", overflow="fold", ratio=1)
+    for row in rows:
+        table.add_column(Text(_printable(row.name)), justify="right")
+    for column in columns:
+        values = [value_text(column, row.values.get(column.key)) for row in rows]
+        table.add_row(Text(_printable(column.label or "")), *values)
+    return table
+
+
+def _rich_comparisons(comparisons: Sequence[Comparison]) -> Table:
+    table = _rich_frame()
+    table.add_column("comparison", overflow="fold")
+    for heading in ("difference", "95 % interval", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
+    for c in comparisons:
+        interval = f"{points(c.low)} to {points(c.high)}"
+        name = Text(_printable(comparison_name(c)))
+        table.add_row(name, points(c.difference), interval, p_value(c.p), Text(_printable(c.verdict)))
+    return table
+
+
+def comparison_name(comparison: Comparison) -> str:
+    """`rb-ft − direct`, and the metric where it is not accuracy."""
+    metric = "" if comparison.metric == "accuracy" else ", macro-F1"
+    return f"{comparison.b} − {comparison.a}{metric}"
+
+
+def _printable(text: str) -> str:
+    """Text of strangers without characters that steer a terminal (escapes, direction overrides)."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") or c in _DIRECTION else c for c in text)
+
+
+# -- Markdown ------------------------------------------------------------------------------------------------------
+
+
+def to_markdown(report: Report) -> str:
+    """The headline, the main table and the comparisons as GitHub Markdown, for pasting."""
+    columns = main_columns(report)
+    lines = [f"**{_markdown(report.headline)}**", ""]
+    lines += _markdown_head(["arm", *(f"{column.heading}{_unit(column)}" for column in columns)])
+    for row in main_rows(report):
+        cells = [_markdown_cell(column, row.values.get(column.key)) for column in columns]
+        name = _markdown(row.name) if row.kind == "arm" else f"_{_markdown(row.name)}_"
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    if report.comparisons:
+        lines += ["", *_markdown_head(["comparison", "points", "95 % interval", "p", "verdict"], text_last=True)]
+        for c in report.comparisons:
+            interval = f"{points(c.low)} to {points(c.high)}"
+            cells = [_markdown(comparison_name(c)), points(c.difference), interval, p_value(c.p), _markdown(c.verdict)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _unit(column: Column) -> str:
+    return " %" if column.unit == "percent" else ""
+
+
+def _markdown_head(headings: Sequence[str], *, text_last: bool = False) -> list[str]:
+    rule = ["---", *("---:" for _ in headings[1:])]
+    if text_last:
+        rule[-1] = "---"
+    return [f"| {' | '.join(map(_markdown, headings))} |", f"| {' | '.join(rule)} |"]
+
+
+def _markdown_cell(column: Column, value: Value | None) -> str:
+    interval = interval_text(value) if column.key == "accuracy" else ""
+    return value_text(column, value) + (f" ({interval})" if interval else "")
+
+
+def _markdown(text: str) -> str:
+    """Text that means nothing to Markdown: marks escaped, line breaks become spaces."""
+    text = " ".join(_printable(text.replace("\n", " ")).split())
+    text = "".join(f"\\{c}" if c in "\\`*_[]|#~!" else c for c in text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
