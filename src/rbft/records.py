@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Split = Literal["train", "test"]
 ClipProblem = Literal[
     "missing", "empty", "unreadable", "no_video_stream", "encrypted", "zero_length", "partial", "too_large",
-    "too_long", "too_slow", "unsupported", "outside", "duplicate",
+    "too_long", "too_short", "too_slow", "unsupported", "outside", "duplicate",
 ]  # fmt: skip
 DropReason = Literal["empty", "truncated", "repeating", "refusal", "names_label", "off_template", "contradicts_label"]
 RationaleFormat = Literal["P+R", "P+C+R", "P+R+C"]
@@ -194,6 +194,14 @@ class Checkpoint(Record):
     seed: int
     num_steps: int
     train_clip_sha256: tuple[str, ...] = ()
+
+
+class LossPoint(Record):
+    """Training loss of one optimizer step: mean negative log-likelihood of its answer tokens, in nats."""
+
+    step: int
+    loss: float
+    learning_rate: float
 
 
 class Prediction(Record):

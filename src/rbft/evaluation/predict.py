@@ -1,0 +1,94 @@
+"""What a checkpoint says about clips: label probabilities, and as a second readout a strictly parsed greedy answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from rbft.answers import read_label
+from rbft.clips.frames import Frames
+from rbft.experiment import Evaluation
+from rbft.files import JsonlAppender, read_jsonl
+from rbft.models.generate import generate
+from rbft.models.score import score_answers
+from rbft.models.vlm import VLM, Encoded, FrameSource
+from rbft.prompts import Prompts
+from rbft.records import Clip, FramePlan, Prediction
+
+
+def predict_clips(
+    vlm: VLM,
+    checkpoint: str,
+    clips: Sequence[Clip],
+    frames: FrameSource,
+    prompts: Prompts,
+    settings: Evaluation,
+    path: Path,
+    *,
+    advance: Callable[[int], None],
+) -> list[Prediction]:
+    """Predict every clip that `path` does not hold yet; return all in clip order. Appended batch by batch."""
+    done = {p.clip_id: p for p in read_jsonl(path, Prediction)} if path.exists() else {}
+    advance(len(done))
+    query = LabelQuery(vlm, prompts, settings)
+    ordered = sorted(clips, key=lambda clip: (vlm.visual_tokens(frames.plan(clip.clip_id)), clip.clip_id))
+    waiting = [clip for clip in ordered if clip.clip_id not in done]
+    with JsonlAppender(path) as file:
+        for start in range(0, len(waiting), settings.batch_size):
+            batch = waiting[start : start + settings.batch_size]
+            encoded = [query.encode(frames.read(c.clip_id), frames.plan(c.clip_id)) for c in batch]
+            made = query.answer(checkpoint, [(c.clip_id, c.label) for c in batch], encoded)
+            file.append(made)
+            done |= {p.clip_id: p for p in made}
+            advance(len(made))
+    return [done[clip.clip_id] for clip in clips]
+
+
+class LabelQuery:
+    """The classification query of one checkpoint: the same in evaluation, in `rbft predict` and in the Python API."""
+
+    def __init__(self, vlm: VLM, prompts: Prompts, settings: Evaluation) -> None:
+        self._vlm = vlm
+        self._settings = settings
+        self._labels = list(prompts.labels)
+        self._prompt = prompts.label()
+        self._answers = [vlm.answer_ids(label) for label in self._labels]
+
+    def encode(self, frames: Frames, plan: FramePlan) -> Encoded:
+        """One clip under the classification query."""
+        return self._vlm.encode(frames, plan, self._prompt)
+
+    def answer(
+        self, checkpoint: str, clips: Sequence[tuple[str, str | None]], encoded: Sequence[Encoded]
+    ) -> list[Prediction]:
+        """Score every label for each (clip_id, true label); with `settings.generate` also write an answer."""
+        scores = score_answers(self._vlm, encoded, self._answers)
+        probabilities = label_probabilities(scores, self._answers, self._settings.length_normalisation)
+        longest = max(len(answer) for answer in self._answers)
+        texts: list[str | None] = [None] * len(clips)
+        if self._settings.generate:
+            texts = [g.text for g in generate(self._vlm, encoded, max_new_tokens=longest + 8)]
+        return [
+            Prediction(
+                clip_id=clip_id,
+                checkpoint=checkpoint,
+                truth=truth,
+                label=self._labels[int(row.argmax())],
+                log_probabilities=dict(zip(self._labels, log_row.tolist(), strict=True)),
+                probabilities=dict(zip(self._labels, row.tolist(), strict=True)),
+                text=text,
+                text_label=None if text is None else read_label(text, self._labels),
+            )
+            for (clip_id, truth), log_row, row, text in zip(clips, scores, probabilities, texts, strict=True)
+        ]
+
+
+def label_probabilities(
+    scores_BC: torch.Tensor, answers: Sequence[torch.Tensor], length_normalisation: str
+) -> torch.Tensor:
+    """Softmax over the labels, float64 [B, C]; with `mean`, of the scores divided by each label's tokens."""
+    if length_normalisation == "mean":
+        scores_BC = scores_BC / torch.tensor([len(answer) for answer in answers], dtype=scores_BC.dtype)
+    return scores_BC.softmax(dim=-1)

@@ -1,0 +1,93 @@
+"""Model families differ by values, not by subclasses: one `Family` row each, chosen by the checkpoint's `config.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rbft.errors import CheckpointError
+from rbft.records import Grid
+
+
+@dataclass(frozen=True)
+class Family:
+    """What rbft must know about a family of checkpoints.
+
+    `vision`, `merger` and `language` are parameter-name prefixes (the merger may lie inside the vision tower; the
+    longest prefix wins). `pixels` says who turns frames into model input: `patches` (ours: uint8 patches, one affine)
+    or `processor` (the checkpoint's own video processor, for towers of a fixed frame size).
+    """
+
+    model_type: str
+    vision: tuple[str, ...]
+    merger: tuple[str, ...]
+    language: tuple[str, ...]
+    pixels: Literal["patches", "processor"]
+    time: Literal["none", "seconds_per_grid", "text"]
+    mrope: bool
+
+    def grid(self, config: Any) -> Grid:
+        """How this checkpoint cuts frames, from its configuration."""
+        vision = config.vision_config
+        if self.pixels == "processor":
+            size = vision.patch_size[0] if isinstance(vision.patch_size, list | tuple) else vision.patch_size
+            return Grid(patch_size=size, merge_size=round(1 / config.downsample_ratio), temporal_patch_size=1)
+        return Grid(
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+        )
+
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        Family(
+            model_type="qwen2_vl",
+            vision=("model.visual.",),
+            merger=("model.visual.merger.",),
+            language=("model.language_model.", "lm_head."),
+            pixels="patches",
+            time="none",
+            mrope=True,
+        ),
+        Family(
+            model_type="qwen2_5_vl",
+            vision=("model.visual.",),
+            merger=("model.visual.merger.",),
+            language=("model.language_model.", "lm_head."),
+            pixels="patches",
+            time="seconds_per_grid",
+            mrope=True,
+        ),
+        Family(
+            model_type="qwen3_vl",
+            vision=("model.visual.",),
+            merger=("model.visual.merger.", "model.visual.deepstack_merger_list."),
+            language=("model.language_model.", "lm_head."),
+            pixels="patches",
+            time="text",
+            mrope=True,
+        ),
+        Family(
+            model_type="internvl",
+            vision=("model.vision_tower.",),
+            merger=("model.multi_modal_projector.",),
+            language=("model.language_model.", "lm_head."),
+            pixels="processor",
+            time="none",
+            mrope=False,
+        ),
+    )
+}
+
+
+def family_of(config: Any, name: str) -> Family:
+    """The family of a loaded configuration; raises CheckpointError naming the known ones."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise CheckpointError(
+            f"{name}: models of type {config.model_type!r} are not known; known types: {', '.join(FAMILIES)}. "
+            "A new type is one row in rbft/models/family.py"
+        )
+    return family

@@ -1,0 +1,64 @@
+"""Free text from a model, in batches padded on the left; pads for pixels are never sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rbft.models.vlm import VLM, Encoded
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer. `finished` is False where it was cut at the token limit; `num_tokens` counts the end of turn."""
+
+    text: str
+    finished: bool
+    num_tokens: int
+
+
+@torch.inference_mode()
+def generate(
+    vlm: VLM,
+    batch: Sequence[Encoded],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[Generated]:
+    """Write an answer for every clip of the batch; greedy at temperature 0, else sampled under `seed`."""
+    inputs = vlm.inputs(batch)
+    prompt_length = inputs["input_ids"].shape[1]
+    stops = sorted({vlm.end_of_turn, *_as_list(vlm.model.generation_config.eos_token_id)})
+    sampling = {"do_sample": temperature > 0}
+    if temperature > 0:
+        torch.manual_seed(seed)
+        sampling |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
+    else:
+        sampling |= {"temperature": None, "top_p": None, "top_k": None}
+    output = vlm.model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stops,
+        pad_token_id=vlm.end_of_turn,
+        suppress_tokens=[t for t in vlm.visual_token_ids if t not in stops],
+        repetition_penalty=1.0,
+        **sampling,
+    )
+    return [_read(vlm, row, set(stops)) for row in output[:, prompt_length:].tolist()]
+
+
+def _read(vlm: VLM, row: list[int], stops: set[int]) -> Generated:
+    end = next((i for i, token in enumerate(row) if token in stops), None)
+    kept = row if end is None else row[:end]
+    text = vlm.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generated(text=text.strip(), finished=end is not None, num_tokens=len(kept) + (end is not None))
+
+
+def _as_list(value: int | list[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)

@@ -1,0 +1,291 @@
+"""A loaded video-language model: one class for every family, from `AutoModelForImageTextToText` and `AutoProcessor`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.video_utils import VideoMetadata
+
+from rbft.clips.frames import Frames
+from rbft.errors import CheckpointError, UserError
+from rbft.models.family import Family, family_of
+from rbft.models.pixels import VisualInput, affine_to, patchify
+from rbft.models.sources import Source, resolve
+from rbft.records import FramePlan, Grid
+
+VIDEO_TYPE = 2
+"""The value of `mm_token_type_ids` at video tokens."""
+
+
+class FrameSource(Protocol):
+    """Where frames come from: the cache of `clips.ingest`."""
+
+    def read(self, clip_id: str) -> Frames:
+        """The clip's frames, as planned."""
+
+    def plan(self, clip_id: str) -> FramePlan:
+        """The clip's plan."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One clip under one prompt, up to the place where the answer begins.
+
+    `input_ids` is int64 [S]; `visual` holds the clip's pixels, still on the CPU; `text` is the rendered prompt.
+    """
+
+    input_ids: torch.Tensor
+    visual: VisualInput
+    text: str
+
+    def __post_init__(self) -> None:
+        assert self.input_ids.ndim == 1, self.input_ids.shape
+
+    def __repr__(self) -> str:
+        return f"Encoded(input_ids={list(self.input_ids.shape)}, {self.visual!r})"
+
+
+class VLM:
+    """A model with its processor. `load` it; `encode` clips; `inputs` makes a padded batch on the device."""
+
+    def __init__(self, model: Any, processor: Any, source: Source) -> None:
+        self.model = model
+        self.processor = processor
+        self.source = source
+        self.family: Family = family_of(model.config, source.name)
+        self.grid: Grid = self.family.grid(model.config)
+
+    # -- loading and saving ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        allow_remote_code: bool = False,
+        for_training: bool = False,
+        device: torch.device | None = None,
+        attention: Literal["sdpa", "eager"] = "sdpa",
+    ) -> VLM:
+        """Load weights and processor of a Hugging Face name, a folder, or `embedded`.
+
+        On a GPU the weights are bfloat16 for inference and float32 for training (under autocast); on a CPU float32.
+        Raises CheckpointError where the folder is incomplete, damaged, or of an unknown family.
+        """
+        source = resolve(name_or_folder, revision=revision, allow_remote_code=allow_remote_code)
+        device = device or default_device()
+        dtype = torch.bfloat16 if device.type == "cuda" and not for_training else torch.float32
+        family_of(_config(source, allow_remote_code), source.name)
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(
+                source.folder,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=allow_remote_code,
+            )
+            processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{source.name}: cannot be loaded: {_first_line(error)}") from error
+        return cls(model.to(device).eval(), processor, source)
+
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors) and processor in the Hugging Face layout, loadable without rbft."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    # -- facts -----------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The token that closes an answer, read off the chat template: it is learnt, scored and stops generation."""
+        mark = "ANSWER"
+        turns = [
+            {"role": "user", "content": [{"type": "text", "text": "Q"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": mark}]},
+        ]
+        rendered = self.processor.apply_chat_template(turns, tokenize=False)
+        tail = self.tokenizer(rendered.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+        return int(tail[0]) if tail else int(self.tokenizer.eos_token_id)
+
+    @cached_property
+    def visual_token_ids(self) -> list[int]:
+        """Tokens that stand for pixels; never to be sampled."""
+        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        found = {getattr(self.model.config, name, None) for name in names}
+        return sorted(int(token) for token in found if token is not None)
+
+    def visual_tokens(self, plan: FramePlan) -> int:
+        """Language-model tokens that a clip of this plan becomes (frame separators not counted)."""
+        if self.family.pixels == "processor":
+            return plan.num_frames * int(self.processor.image_seq_length)
+        return visual_tokens(plan, self.grid)
+
+    # -- encoding --------------------------------------------------------------------------------------------------
+
+    def encode(self, frames: Frames, plan: FramePlan, prompt: str) -> Encoded:
+        """One clip under one prompt. `frames` are read as they are: already sampled and sized by `plan`."""
+        visual = self._visual(frames)
+        expansion = self._expansion(frames, plan, visual)
+        text = self._rendered(prompt)
+        if text.count(self._placeholder) != 1:
+            raise CheckpointError(
+                f"{self.source.name}: its chat template renders {text.count(self._placeholder)} places for one clip"
+            )
+        text = text.replace(self._placeholder, expansion)
+        ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+        return Encoded(input_ids=ids, visual=visual.with_seconds_per_grid(self._seconds_per_grid(plan)), text=text)
+
+    def answer_ids(self, answer: str) -> torch.Tensor:
+        """Tokens of an answer with its end of turn, int64 [A]."""
+        self._refuse_special(answer)
+        ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return torch.tensor([*ids, self.end_of_turn], dtype=torch.long)
+
+    def collate(
+        self, batch: Sequence[Encoded], answers: Sequence[torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """A batch on the CPU, padded on the left; `answers` [A_i] are appended to the prompts.
+
+        input_ids, attention_mask int64 [B, S]; for M-RoPE families mm_token_type_ids int32 [B, S]; and the clips'
+        pixels as `VisualInput.batch` keeps them.
+        """
+        rows = [e.input_ids for e in batch]
+        if answers is not None:
+            rows = [torch.cat([row, answer]) for row, answer in zip(rows, answers, strict=True)]
+        length = max(len(row) for row in rows)
+        input_ids = torch.full((len(rows), length), self._pad, dtype=torch.long)
+        attention_mask = torch.zeros((len(rows), length), dtype=torch.long)
+        for i, row in enumerate(rows):
+            input_ids[i, length - len(row) :] = row
+            attention_mask[i, length - len(row) :] = 1
+        made = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.family.mrope:
+            is_video = (input_ids == self.model.config.video_token_id) & (attention_mask == 1)
+            made["mm_token_type_ids"] = is_video.int() * VIDEO_TYPE
+        return made | VisualInput.batch([e.visual for e in batch])
+
+    def to_model(self, collated: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Keyword inputs of the model on its device: bytes travel, floats are made there."""
+        inputs = {name: tensor.to(self.device) for name, tensor in collated.items()}
+        pixels = inputs.pop("pixels")
+        if self._affine is None:
+            return inputs | {"pixel_values": pixels.to(self.model.dtype)}
+        scale, shift = (part.to(self.device) for part in self._affine)
+        values = torch.addcmul(shift, pixels.float(), scale)
+        return inputs | {"pixel_values_videos": values.to(self.model.dtype)}
+
+    def inputs(
+        self, batch: Sequence[Encoded], answers: Sequence[torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """`collate`, then `to_model`."""
+        return self.to_model(self.collate(batch, answers))
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _pad(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return self.end_of_turn if pad is None else int(pad)
+
+    @cached_property
+    def _affine(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if self.family.pixels == "processor":
+            return None
+        video = self.processor.video_processor
+        return affine_to(video.image_mean, video.image_std, self.grid)
+
+    @property
+    def _placeholder(self) -> str:
+        """What the chat template writes for a clip."""
+        return str(self.processor.video_token)
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        tokens = sorted(map(str, self.tokenizer.all_special_tokens), key=len, reverse=True)
+        tokens += [self._placeholder]
+        return re.compile("|".join(re.escape(token) for token in tokens if token))
+
+    def _refuse_special(self, text: str) -> None:
+        found = self._special.search(text)
+        if found:
+            raise UserError(
+                f"{text[:80]!r} holds {found.group()!r}, a control token of {self.source.name}; "
+                "labels, definitions, domain and prompts must be plain text"
+            )
+
+    def _rendered(self, prompt: str) -> str:
+        self._refuse_special(prompt)
+        turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}
+        rendered = self.processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+        return str(rendered)
+
+    def _visual(self, frames: Frames) -> VisualInput:
+        if self.family.pixels == "patches":
+            return patchify(frames.data, self.grid)
+        video = torch.from_numpy(np.array(frames.data)).permute(0, 3, 1, 2)
+        made = self.processor.video_processor([video], do_sample_frames=False, return_tensors="pt")
+        return VisualInput(pixels=made["pixel_values_videos"][0])
+
+    def _expansion(self, frames: Frames, plan: FramePlan, visual: VisualInput) -> str:
+        """The text that a clip's placeholder becomes, written by the checkpoint's own processor."""
+        if visual.grid_thw is None:
+            return str(self.processor.replace_video_token({"pixel_values_videos": [visual.pixels]}, 0))
+        milliseconds = [round(1000 * float(t)) for t in frames.seconds]
+        metadata = VideoMetadata(total_num_frames=plan.num_frames, fps=1000.0, frames_indices=milliseconds)
+        inputs = {"video_grid_thw": visual.grid_thw.unsqueeze(0), "video_metadata": [metadata]}
+        return str(self.processor.replace_video_token(inputs, 0))
+
+    def _seconds_per_grid(self, plan: FramePlan) -> float | None:
+        if self.family.time != "seconds_per_grid":
+            return None
+        return self.grid.temporal_patch_size / plan.frames_per_second
+
+
+def visual_tokens(plan: FramePlan, grid: Grid) -> int:
+    """Language-model tokens of a clip: frames / temporal patch (rounded up) x height x width in merged patches."""
+    steps = -(-plan.num_frames // grid.temporal_patch_size)
+    return steps * (plan.height // grid.pixels) * (plan.width // grid.pixels)
+
+
+def load_grid(name_or_folder: str | Path, *, revision: str | None = None, allow_remote_code: bool = False) -> Grid:
+    """The frame grid of a checkpoint from its configuration alone; no weights are read."""
+    source = resolve(name_or_folder, revision=revision, allow_remote_code=allow_remote_code)
+    config = _config(source, allow_remote_code)
+    return family_of(config, source.name).grid(config)
+
+
+def default_device() -> torch.device:
+    """The GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _config(source: Source, allow_remote_code: bool) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{source.name}: its configuration cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,0 +1,151 @@
+"""The run directory: artifacts by fingerprint, checkpoints that verify, timings that survive a restart.
+
+    runs/NAME/
+      experiment.json   what was asked for, whole
+      manifest.json     the clips, their splits, what was left out
+      rationales/KEY.jsonl
+      checkpoints/KEY/  Hugging Face layout + card.json (labels, prompts, sampling, lineage) + manifest.json (checksums)
+      predictions/KEY.jsonl
+      logs/KEY/         TensorBoard files and losses.jsonl of a stage
+      report.json  report.html
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rbft.errors import CheckpointError, LineageError
+from rbft.experiment import Sampling
+from rbft.files import JsonlAppender, read_jsonl, read_record, sha256_of, write_record
+from rbft.prompts import Prompts
+from rbft.records import Checkpoint, Record
+
+CARD = "card.json"
+MANIFEST = "manifest.json"
+
+
+class Card(Record):
+    """What a fine-tuned checkpoint carries, so that prediction cannot differ from training."""
+
+    checkpoint: Checkpoint
+    prompts: Prompts
+    sampling: Sampling
+    length_normalisation: str
+
+
+class FileManifest(Record):
+    """Checksums of a folder's files, written last: a folder is complete when this is there and agrees."""
+
+    sha256: dict[str, str]
+
+
+class Timing(Record):
+    """Wall seconds that one piece of work took, whenever it was done."""
+
+    step: str
+    key: str
+    seconds: float
+
+
+class RunStore:
+    """One run directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def rationales(self, key: str) -> Path:
+        """Where the rationales of that fingerprint are."""
+        return self.root / "rationales" / f"{key}.jsonl"
+
+    def predictions(self, key: str) -> Path:
+        """Where the predictions of that fingerprint are."""
+        return self.root / "predictions" / f"{key}.jsonl"
+
+    def checkpoint(self, key: str) -> Path:
+        """The folder of the checkpoint of that fingerprint."""
+        return self.root / "checkpoints" / key
+
+    def logs(self, key: str) -> Path:
+        """The folder of a stage's logs."""
+        return self.root / "logs" / key
+
+    @contextmanager
+    def timed(self, step: str, key: str) -> Iterator[None]:
+        """Note how long a piece of work took, once it ends well."""
+        start = time.monotonic()
+        yield
+        with JsonlAppender(self.root / "timing.jsonl") as file:
+            file.append([Timing(step=step, key=key, seconds=round(time.monotonic() - start, 3))])
+
+    def timings(self) -> dict[str, float]:
+        """Seconds by step, summed over everything that this run directory ever did."""
+        path = self.root / "timing.jsonl"
+        total: dict[str, float] = {}
+        for timing in read_jsonl(path, Timing) if path.exists() else []:
+            total[timing.step] = round(total.get(timing.step, 0.0) + timing.seconds, 3)
+        return total
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of every file of a folder, last."""
+    write_record(folder / MANIFEST, FileManifest(sha256=_checksums(folder)))
+
+
+def verify(folder: Path) -> None:
+    """Raise CheckpointError, naming the files, where a sealed folder is incomplete or changed."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: incomplete: it has no {MANIFEST}, which is written last; train it again")
+    told = read_record(path, FileManifest).sha256
+    found = _checksums(folder)
+    gone = sorted(told.keys() - found.keys())
+    changed = sorted(name for name in told.keys() & found.keys() if told[name] != found[name])
+    if gone or changed:
+        what = [f"missing: {', '.join(gone)}"] * bool(gone) + [f"changed: {', '.join(changed)}"] * bool(changed)
+        raise CheckpointError(f"{folder}: damaged ({'; '.join(what)}); delete the folder and run again")
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a folder is complete and unchanged."""
+    try:
+        verify(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def publish(temporary: Path, folder: Path) -> None:
+    """Seal a finished folder and move it into place; what stood there incomplete is removed."""
+    seal(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a verified checkpoint; raises CheckpointError where it is none of ours."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; give the folder of a checkpoint that rbft trained")
+    if not (folder / CARD).is_file():
+        raise CheckpointError(f"{folder}: no {CARD}: not a checkpoint that rbft trained, so it has no labels or prompts")
+    verify(folder)
+    return read_record(folder / CARD, Card)
+
+
+def check_lineage(parent: Checkpoint, expected: Checkpoint) -> None:
+    """Raise LineageError, naming both sides, where a stage would start from another checkpoint than the one meant."""
+    for name in ("fingerprint", "base", "sampling_fingerprint", "prompts_fingerprint"):
+        ours, theirs = getattr(expected, name), getattr(parent, name)
+        if ours != theirs:
+            raise LineageError(
+                f"{parent.path}: its {name.replace('_', ' ')} is {theirs}, the stage expects {ours} ({expected.path})"
+            )
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = (f for f in folder.rglob("*") if f.is_file())
+    return {f.relative_to(folder).as_posix(): sha256_of(f) for f in sorted(files) if f.name != MANIFEST}

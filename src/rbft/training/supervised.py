@@ -1,0 +1,217 @@
+"""One supervised stage: `transformers.Trainer` with learning rates per module and a loss over answer tokens only."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.tensorboard import SummaryWriter
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from rbft.errors import RbftError
+from rbft.experiment import Lora, Training
+from rbft.files import write_jsonl
+from rbft.models.vlm import VLM, FrameSource
+from rbft.records import Example, LossPoint
+from rbft.store import is_sealed, seal
+from rbft.training.batches import IGNORED, Collator, ExampleDataset
+
+LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def num_steps(num_examples: int, recipe: Training) -> int:
+    """Optimizer steps of a stage: epochs x ceil(examples / batch_size), rounded up, at least one."""
+    if num_examples == 0:
+        return 0
+    return max(1, math.ceil(recipe.epochs * math.ceil(num_examples / recipe.batch_size)))
+
+
+def train(
+    vlm: VLM,
+    examples: Sequence[Example],
+    frames: FrameSource,
+    recipe: Training,
+    *,
+    steps: int,
+    seed: int,
+    work: Path,
+    logs: Path,
+) -> list[LossPoint]:
+    """Train `vlm` in place for `steps` optimizer steps; continue from the newest whole checkpoint in `work`.
+
+    Writes TensorBoard files and `losses.jsonl` to `logs`. Raises RbftError where the loss is not a number.
+    """
+    if recipe.lora is not None:
+        vlm.model = _with_adapters(vlm, recipe.lora)
+    args = _arguments(vlm, recipe, steps=steps, seed=seed, work=work)
+    writer = SummaryWriter(str(logs))
+    trainer = AnswerTrainer(
+        vlm=vlm,
+        recipe=recipe,
+        model=vlm.model,
+        args=args,
+        train_dataset=ExampleDataset(examples),
+        data_collator=Collator(vlm, frames),
+        callbacks=[_SealSaves(), TensorBoardCallback(writer)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(_LossOnTheBar())
+    trainer.train(resume_from_checkpoint=_newest_whole(work))
+    writer.close()
+    points = [
+        LossPoint(step=entry["step"], loss=entry["loss"], learning_rate=entry["learning_rate"])
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    write_jsonl(logs / "losses.jsonl", points)
+    if recipe.lora is not None:
+        vlm.model = vlm.model.merge_and_unload()
+    vlm.model.eval()
+    return points
+
+
+class AnswerTrainer(Trainer):
+    """The Trainer, with two things of its own: parameter groups by module, and logits for answer rows only."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *, vlm: VLM, recipe: Training, **arguments: Any) -> None:
+        self._vlm = vlm
+        self._recipe = recipe
+        super().__init__(**arguments)
+        self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of a whole step
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over four groups: vision tower or the rest, each with and without weight decay."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            groups = parameter_groups(self._vlm, model, self._recipe, self.get_decay_parameter_names(model))
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Weighted negative log-likelihood of the answer tokens / answer tokens of the whole optimizer step."""
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        outputs = model(**self._vlm.to_model(inputs), logits_to_keep=labels.shape[1], use_cache=False)
+        loss = answer_loss(outputs.logits, labels, weights, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise RbftError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was saved after it. "
+                "Lower learning_rate, or look at the clips of this stage"
+            )
+        return (loss, outputs) if return_outputs else loss
+
+
+def answer_loss(
+    logits_BAV: torch.Tensor,
+    labels_BA: torch.Tensor,
+    weights_B: torch.Tensor,
+    num_tokens: torch.Tensor | float | None = None,
+) -> torch.Tensor:
+    """Sum over rows of weight x negative log-likelihood of the answer's tokens, divided by `num_tokens`.
+
+    The logits at position i predict the label at i + 1. `num_tokens` is the number of answer tokens in the optimizer
+    step (None: in these labels), so that accumulated micro-batches add up to the loss of the whole batch.
+    """
+    targets = labels_BA[:, 1:]
+    logits = logits_BAV[:, :-1].float()
+    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    weighted = losses.view(targets.shape) * weights_B.to(losses.device)[:, None]
+    return weighted.sum() / (num_tokens if num_tokens is not None else (targets != IGNORED).sum())
+
+
+def parameter_groups(vlm: VLM, model: Any, recipe: Training, decayed: Sequence[str]) -> list[dict[str, Any]]:
+    """Parameters by module and by decay; a vision rate of 0 freezes the vision tower (not the merger)."""
+    family, decayed = vlm.family, set(decayed)
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        in_vision = name.startswith(family.vision) and not name.startswith(family.merger)
+        if in_vision and recipe.vision_learning_rate == 0:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            groups.setdefault((in_vision, name in decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.vision_learning_rate if in_vision else recipe.learning_rate,
+            "weight_decay": recipe.weight_decay if is_decayed else 0.0,
+        }
+        for (in_vision, is_decayed), parameters in groups.items()
+    ]
+
+
+def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path) -> TrainingArguments:
+    on_gpu = vlm.device.type == "cuda"
+    args = TrainingArguments(
+        output_dir=str(work),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.micro_batch_size,
+        gradient_accumulation_steps=recipe.batch_size // recipe.micro_batch_size,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.scheduler,
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=on_gpu,
+        activation_checkpointing=recipe.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=recipe.save_every_steps,
+        save_total_limit=2,
+        report_to=[],
+        seed=seed,
+        data_seed=seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=on_gpu,
+        disable_tqdm=not sys.stderr.isatty(),
+        use_cpu=not on_gpu,
+    )
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # one process, one GPU: nn.DataParallel would cut a batch of clips in the wrong places
+    return args
+
+
+def _with_adapters(vlm: VLM, lora: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    language = "|".join(prefix.rstrip(".").replace(".", r"\.") for prefix in vlm.family.language)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=rf"(?:{language})\..*\.(?:{'|'.join(LORA_LAYERS)})",
+    )
+    return get_peft_model(vlm.model, config)
+
+
+class _SealSaves(TrainerCallback):
+    """Checksums for every checkpoint that the Trainer writes, so that a damaged one is never resumed from."""
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class _LossOnTheBar(ProgressCallback):
+    """The Trainer's progress bar with the loss beside it instead of a line for every step."""
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
+
+
+def _newest_whole(work: Path) -> str | None:
+    saves = sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
+    return next((str(folder) for folder in saves if is_sealed(folder)), None)
