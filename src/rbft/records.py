@@ -246,7 +246,8 @@ class ArmReport(Record):
     f1: dict[str, Estimate]
     confusion: list[list[int]]
     """Rows are true labels, columns predicted labels then 'unreadable', summed over seeds."""
-    calibration_error: Estimate
+    calibration_error: Estimate | None = None
+    """None where answers came without probabilities."""
     unreadable_rate: float
     generated_accuracy: Estimate | None = None
     """Accuracy of the second readout, strict parsing of a greedy answer."""

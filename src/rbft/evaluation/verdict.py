@@ -1,0 +1,292 @@
+"""Did it help? Two arms on the same clips, one arm's row of the table, and the sentence at the top of the report.
+
+A run is the predictions of one seed; an arm is its runs by seed. What the words mean: `docs/statistics.md`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from rbft.errors import LineageError, ManifestError
+from rbft.evaluation import bootstrap, significance
+from rbft.evaluation.metrics import UNREADABLE, Answers, FloatArray, confusion, encode, f1_per_label, wilson
+from rbft.records import ArmReport, Comparison, DatasetReport, Estimate, Manifest, Prediction
+
+Runs = Mapping[int, Sequence[Prediction]]
+Metric = Literal["accuracy", "macro_f1"]
+HELPED, HURT, CANNOT_TELL = "helped", "hurt", "these clips cannot tell"
+RESAMPLES = 2_000
+
+
+# -- two arms ------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    a: Runs,
+    b: Runs,
+    *,
+    names: tuple[str, str],
+    labels: Sequence[str],
+    metric: Metric = "accuracy",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """How much better b is than a on the same labelled clips.
+
+    Seeds that both arms ran are paired; an arm with a single run is paired with every run of the other. Raises
+    LineageError where the arms answered other clips, disagree on a true label, or share no seed.
+    """
+    shared = sorted(set(a) & set(b)) if len(a) > 1 and len(b) > 1 else []
+    if len(a) > 1 and len(b) > 1 and not shared:
+        raise LineageError(
+            f"{names[0]} ran seeds {sorted(a)}, {names[1]} ran {sorted(b)}; give both one seed in common"
+        )
+    runs_a, runs_b = ({s: arm[s] for s in shared} if shared else arm for arm in (a, b))
+    truth = _truth({f"{name}, seed {s}": run for name, runs in zip(names, (runs_a, runs_b), strict=True)
+                    for s, run in runs.items()})  # fmt: skip
+    answers = [answers_of(runs, labels, truth=truth) for runs in (runs_a, runs_b)]
+    return compare_answers(answers[0], answers[1], names=names, metric=metric, resamples=resamples, seed=seed)
+
+
+def compare_answers(
+    a: Answers,
+    b: Answers,
+    *,
+    names: tuple[str, str],
+    metric: Metric = "accuracy",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """`compare` on arrays: the same clips in the same order; as many seeds each, or one.
+
+    The interval is the bootstrap's over clips and seeds. p is the exact test on whole clips (one seed: McNemar); over
+    several seeds the larger of it and a t-test that also counts the spread between seeds.
+    """
+    difference = bootstrap.spread(bootstrap.difference_of(*(_counted(x, metric) for x in (a, b))),
+                                  resamples=resamples, seed=seed)  # fmt: skip
+    num_clips, num_seeds = a.num_clips, max(a.num_seeds, b.num_seeds)
+    low, high = difference.low, difference.high
+    outcomes = b.correct.astype(np.int64) - a.correct.astype(np.int64)
+    if metric == "accuracy":
+        p = significance.sign_flip(outcomes)
+        seen = float((outcomes.mean(axis=0) ** 2).mean())
+        second_moment = max(seen, num_clips * difference.standard_error**2) if num_seeds > 1 else seen
+        smallest = significance.smallest_detectable(second_moment, num_clips, num_seeds)
+    else:
+        p = significance.swap_test(a, b, seed=seed)
+        smallest = significance.smallest_detectable_normal(difference.standard_error)
+    if num_seeds > 1:
+        p = max(p, significance.two_way_p(difference))
+    if low == high == 0.0:
+        fewest = num_clips if metric == "accuracy" else int(min(n for n in np.bincount(a.truth) if n))
+        high = significance.never_seen(fewest)
+        low, smallest = -high, max(smallest, high)
+    verdict = verdict_words(difference.mean, low, high, p, smallest)
+    return Comparison(
+        a=names[0], b=names[1], metric=metric, difference=difference.mean, low=low, high=high, p=p,
+        smallest_detectable=smallest, verdict=verdict,
+    )  # fmt: skip
+
+
+def verdict_words(difference: float, low: float, high: float, p: float, smallest: float) -> str:
+    """`helped` or `hurt` where p is below 5 % and the interval leaves out zero; else what these clips could tell."""
+    if p < significance.ALPHA and not low <= 0.0 <= high:
+        return HELPED if difference > 0 else HURT
+    if smallest >= 1.0:
+        return f"{CANNOT_TELL}: they are too few to show any difference"
+    return f"{CANNOT_TELL}: the smallest difference they could show is {100 * smallest:.1f} points"
+
+
+def _counted(answers: Answers, metric: Metric) -> bootstrap.Counted:
+    return bootstrap.accuracy_of(answers) if metric == "accuracy" else bootstrap.macro_f1_of(answers)
+
+
+# -- one arm -------------------------------------------------------------------------------------------------------
+
+
+def answers_of(runs: Runs, labels: Sequence[str], *, truth: Mapping[str, str] | None = None,
+               generated: bool = False) -> Answers:  # fmt: skip
+    """The labelled clips of an arm's runs as arrays, seeds ascending; `generated` takes the strictly parsed text.
+
+    Raises LineageError where the runs did not answer the same clips.
+    """
+    truth = _truth({f"seed {s}": run for s, run in runs.items()}) if truth is None else truth
+    by_clip = [{p.clip_id: p for p in runs[s]} for s in sorted(runs)]
+    predicted = [[run[c].text_label if generated else run[c].label for c in truth] for run in by_clip]
+    return encode(list(truth.values()), predicted, labels)
+
+
+def _truth(runs: Mapping[str, Sequence[Prediction]]) -> dict[str, str]:
+    """True label by clip id; raises LineageError naming the runs whose clips or labels differ, or clips twice."""
+    faults = []
+    first_name, first = next(iter(runs.items()))
+    reference = {p.clip_id: p.truth for p in first}
+    for name, run in runs.items():
+        twice = [clip for clip, n in Counter(p.clip_id for p in run).items() if n > 1]
+        found = {p.clip_id: p.truth for p in run}
+        odd = sorted(set(found) ^ set(reference))
+        other = sorted(c for c in set(found) & set(reference) if found[c] != reference[c])
+        faults += [f"{name}: {len(twice)} clips are answered twice: {_some(twice)}"] if twice else []
+        faults += [f"{first_name} and {name} answer different clips: {_some(odd)}"] if odd else []
+        faults += [f"{first_name} and {name} hold different true labels: {_some(other)}"] if other else []
+    truth = {clip: label for clip, label in reference.items() if label is not None}
+    if not truth:
+        faults.append(f"{first_name}: no labelled clip among {len(reference)}; label some test clips")
+    if faults:
+        raise LineageError(faults)
+    return truth
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def arm_report(
+    runs: Runs,
+    *,
+    labels: Sequence[str],
+    stages: Sequence[str] = (),
+    num_steps: int = 0,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> ArmReport:
+    """One row of the table from the predictions of every seed. F1 leaves out labels without a test clip.
+
+    Calibration is None where a prediction has no probabilities. Raises LineageError as `answers_of`.
+    """
+    truth = _truth({f"seed {s}": run for s, run in runs.items()})
+    answers = answers_of(runs, labels, truth=truth)
+    counts = confusion(answers)
+    present = [label for label, n in zip(labels, counts[0].sum(axis=1), strict=True) if n]
+    generated = None
+    if any(p.text is not None for run in runs.values() for p in run):
+        generated = answers_of(runs, labels, truth=truth, generated=True)
+    sure = _confidence(runs, truth)
+
+    def estimate(counted: bootstrap.Counted) -> Estimate:
+        found = bootstrap.spread(counted, resamples=resamples, seed=seed)
+        return Estimate(mean=found.mean, low=max(found.low, 0.0), high=min(found.high, 1.0), per_seed=found.per_seed)
+
+    def accuracy_estimate(given: Answers) -> Estimate:
+        found = estimate(bootstrap.accuracy_of(given))
+        if given.num_seeds > 1 and found.low < found.high:
+            return found
+        score = wilson(found.mean * given.num_clips, given.num_clips)
+        return Estimate(mean=found.mean, low=score.low, high=score.high, per_seed=found.per_seed)
+
+    return ArmReport(
+        seeds=tuple(sorted(runs)),
+        stages=tuple(stages),
+        num_steps=num_steps,
+        accuracy=accuracy_estimate(answers),
+        macro_f1=estimate(bootstrap.macro_f1_of(answers)),
+        f1={label: estimate(bootstrap.f1_of(answers, label)) for label in present},
+        confusion=counts.sum(axis=0).tolist(),
+        calibration_error=None if sure is None else estimate(bootstrap.calibration_error_of(sure, answers.correct)),
+        unreadable_rate=_unreadable(answers),
+        generated_accuracy=None if generated is None else accuracy_estimate(generated),
+        generated_unreadable_rate=None if generated is None else _unreadable(generated),
+    )
+
+
+def f1_by_label(answers: Answers) -> dict[str, float | None]:
+    """F1 per label over all seeds pooled; None for a label without a test clip."""
+    scores = f1_per_label(confusion(answers).sum(axis=0))
+    return {label: None if np.isnan(f) else float(f) for label, f in zip(answers.labels, scores, strict=True)}
+
+
+def _unreadable(answers: Answers) -> float:
+    return float((answers.predicted == UNREADABLE).mean())
+
+
+def _confidence(runs: Runs, truth: Mapping[str, str]) -> FloatArray | None:
+    """Probability of the answer given, [seeds, clips] (of the likeliest label where the answer is unreadable)."""
+    rows = []
+    for s in sorted(runs):
+        by_clip = {p.clip_id: p for p in runs[s]}
+        chosen = [by_clip[clip] for clip in truth]
+        if not all(p.probabilities for p in chosen):
+            return None
+        rows.append([p.probabilities.get(p.label or "", max(p.probabilities.values())) for p in chosen])
+    return np.array(rows, dtype=np.float64)
+
+
+# -- the data and the sentence -------------------------------------------------------------------------------------
+
+
+def dataset_report(manifest: Manifest) -> DatasetReport:
+    """Counts of the clips, and what the best constant answer would score on the test clips.
+
+    Raises ManifestError where no test clip has a label.
+    """
+    per_split = {split: Counter(c.label for c in manifest.of(split, labelled=True)) for split in ("train", "test")}
+    test, train = ({label: per_split[s][label] for label in manifest.labels} for s in ("test", "train"))
+    if not sum(test.values()):
+        raise ManifestError("no test clip has a label: nothing could be measured; label some, or set `split` to test")
+    majority = max(test, key=lambda label: test[label])
+    return DatasetReport(
+        train=sum(train.values()),
+        test=sum(test.values()),
+        unlabelled=sum(clip.label is None for clip in manifest.clips),
+        left_out=len(manifest.left_out),
+        labels=test,
+        train_labels=train,
+        majority_label=majority,
+        majority_accuracy=test[majority] / sum(test.values()),
+    )
+
+
+def headline(arms: Mapping[str, ArmReport], comparisons: Sequence[Comparison], dataset: DatasetReport) -> str:
+    """What to use and how sure, in two or three plain sentences.
+
+    The arm with the highest accuracy (the first among equals); whether it clears the best constant answer; and the
+    verdict on rationales against the control with the same training budget, where both were run.
+    """
+    name = max(arms, key=lambda arm: arms[arm].accuracy.mean)
+    best = arms[name]
+    base = f"always answering {dataset.majority_label!r} gets {100 * dataset.majority_accuracy:.1f} %"
+    seeds = f"{len(best.seeds)} seeds" if len(best.seeds) > 1 else "one seed"
+    sentences = [
+        f"Use {name}: it labels {100 * best.accuracy.mean:.1f} % of {dataset.test} test clips correctly "
+        f"(95 % interval {100 * best.accuracy.low:.1f} to {100 * best.accuracy.high:.1f}, {seeds}); {base}."
+    ]
+    if best.accuracy.mean <= dataset.majority_accuracy:
+        sentences[0] = (
+            f"Use none of these yet: the best arm, {name}, labels {100 * best.accuracy.mean:.1f} % of {dataset.test} "
+            f"test clips correctly, and {base}."
+        )
+    elif best.accuracy.low <= dataset.majority_accuracy:
+        sentences.append(f"These clips do not show that {name} beats that constant answer.")
+    judged = _rationale_comparison(arms, comparisons)
+    if judged is not None:
+        sentences.append(_rationale_sentence(judged))
+    return " ".join(sentences)
+
+
+def _rationale_comparison(arms: Mapping[str, ArmReport], comparisons: Sequence[Comparison]) -> Comparison | None:
+    """The accuracy comparison that isolates rationales: against the trained control with the nearest step count."""
+
+    def writes(arm: str) -> bool:
+        return arm in arms and any(stage.startswith("rationale") for stage in arms[arm].stages)
+
+    found = [c for c in comparisons if c.metric == "accuracy" and writes(c.b) and c.a in arms and not writes(c.a)]
+    trained = [c for c in found if arms[c.a].stages]
+    return min(trained, key=lambda c: abs(arms[c.a].num_steps - arms[c.b].num_steps), default=None)
+
+
+def _rationale_sentence(judged: Comparison) -> str:
+    size = f"{abs(100 * judged.difference):.1f} points {'over' if judged.difference >= 0 else 'below'} {judged.a}"
+    range_ = f"95 % interval {100 * judged.low:+.1f} to {100 * judged.high:+.1f}, {p_words(judged.p)}"
+    if judged.verdict in (HELPED, HURT):
+        return f"Rationales {judged.verdict}: {judged.b} is {size} ({range_})."
+    rest = judged.verdict.removeprefix(CANNOT_TELL)
+    return f"Whether rationales help, these clips cannot tell{rest} ({judged.b} is {size}, {range_})."
+
+
+def p_words(p: float) -> str:
+    """`p = 0.012`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
