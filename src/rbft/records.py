@@ -155,7 +155,8 @@ class Rationale(Record):
     """One text that an engine wrote about one clip."""
 
     clip_id: str
-    clip_sha256: str
+    clip_key: str
+    """Fingerprint of the clip's frames and label: another one asks for a new text."""
     text: str
     finished: bool
     """Whether the engine ended the text itself (False: cut at the token limit)."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,12 +74,14 @@ class RunStore:
         return self.root / "logs" / key
 
     @contextmanager
-    def timed(self, step: str, key: str) -> Iterator[None]:
-        """Note how long a piece of work took, once it ends well."""
+    def timed(self, step: str, key: str) -> Iterator[Callable[[], None]]:
+        """Note how long a piece of work took, once it ends well; call what is given when there is work to do."""
         start = time.monotonic()
-        yield
-        with JsonlAppender(self.root / "timing.jsonl") as file:
-            file.append([Timing(step=step, key=key, seconds=round(time.monotonic() - start, 3))])
+        worked: list[bool] = []
+        yield lambda: worked.append(True)
+        if worked:
+            with JsonlAppender(self.root / "timing.jsonl") as file:
+                file.append([Timing(step=step, key=key, seconds=round(time.monotonic() - start, 3))])
 
     def timings(self) -> dict[str, float]:
         """Seconds by step, summed over everything that this run directory ever did."""

@@ -13,13 +13,13 @@ from rbft.experiment import Evaluation
 from rbft.files import JsonlAppender, read_jsonl
 from rbft.models.generate import generate
 from rbft.models.score import score_answers
-from rbft.models.vlm import VLM, Encoded, FrameSource
+from rbft.models.vlm import VLM, Encoded, FrameSource, by_size
 from rbft.prompts import Prompts
 from rbft.records import Clip, FramePlan, Prediction
 
 
 def predict_clips(
-    vlm: VLM,
+    load: Callable[[], VLM],
     checkpoint: str,
     clips: Sequence[Clip],
     frames: FrameSource,
@@ -29,20 +29,24 @@ def predict_clips(
     *,
     advance: Callable[[int], None],
 ) -> list[Prediction]:
-    """Predict every clip that `path` does not hold yet; return all in clip order. Appended batch by batch."""
+    """Predict every clip that `path` does not hold yet; return all in clip order. Appended batch by batch.
+
+    `load` is called only where something is missing.
+    """
     done = {p.clip_id: p for p in read_jsonl(path, Prediction)} if path.exists() else {}
     advance(len(done))
-    query = LabelQuery(vlm, prompts, settings)
-    ordered = sorted(clips, key=lambda clip: (vlm.visual_tokens(frames.plan(clip.clip_id)), clip.clip_id))
-    waiting = [clip for clip in ordered if clip.clip_id not in done]
-    with JsonlAppender(path) as file:
-        for start in range(0, len(waiting), settings.batch_size):
-            batch = waiting[start : start + settings.batch_size]
-            encoded = [query.encode(frames.read(c.clip_id), frames.plan(c.clip_id)) for c in batch]
-            made = query.answer(checkpoint, [(c.clip_id, c.label) for c in batch], encoded)
-            file.append(made)
-            done |= {p.clip_id: p for p in made}
-            advance(len(made))
+    waiting = [clip for clip in by_size(clips, frames) if clip.clip_id not in done]
+    if waiting:
+        vlm = load()
+        query = LabelQuery(vlm, prompts, settings)
+        with JsonlAppender(path) as file:
+            for start in range(0, len(waiting), settings.batch_size):
+                batch = waiting[start : start + settings.batch_size]
+                encoded = [query.encode(frames.read(c.clip_id), frames.plan(c.clip_id)) for c in batch]
+                made = query.answer(checkpoint, [(c.clip_id, c.label) for c in batch], encoded)
+                file.append(made)
+                done |= {p.clip_id: p for p in made}
+                advance(len(made))
     return [done[clip.clip_id] for clip in clips]
 
 

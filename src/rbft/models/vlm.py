@@ -19,7 +19,7 @@ from rbft.errors import CheckpointError, UserError
 from rbft.models.family import Family, family_of
 from rbft.models.pixels import VisualInput, affine_to, patchify
 from rbft.models.sources import Source, resolve
-from rbft.records import FramePlan, Grid
+from rbft.records import Clip, FramePlan, Grid
 
 VIDEO_TYPE = 2
 """The value of `mm_token_type_ids` at video tokens."""
@@ -33,6 +33,16 @@ class FrameSource(Protocol):
 
     def plan(self, clip_id: str) -> FramePlan:
         """The clip's plan."""
+
+
+def by_size(clips: Sequence[Clip], frames: FrameSource) -> list[Clip]:
+    """Clips ordered by their pixels, so that a batch holds clips of like length; ties by id."""
+
+    def size(clip: Clip) -> tuple[int, str]:
+        plan = frames.plan(clip.clip_id)
+        return plan.num_frames * plan.width * plan.height, clip.clip_id
+
+    return sorted(clips, key=size)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,214 @@
+"""From predictions to the report: rows, comparisons, baselines, curves and examples. No model is needed here."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from rbft import __version__
+from rbft.clips.ingest import ClipFrames
+from rbft.evaluation.baselines import simple_baselines
+from rbft.evaluation.compare import write_predictions_csv
+from rbft.evaluation.metrics import reliability
+from rbft.evaluation.verdict import arm_report, compare, dataset_report, headline
+from rbft.experiment import Arm, Experiment
+from rbft.files import read_jsonl
+from rbft.rationales.audit import summarise
+from rbft.records import ArmReport, Checkpoint, Clip, Comparison, LossPoint, Manifest, Prediction, Rationale, Report
+from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
+from rbft.report.page import write_report
+from rbft.store import RunStore
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """What an arm left behind, by seed: its chain of checkpoints (empty: zero-shot) and its test predictions."""
+
+    arm: Arm
+    checkpoints: Mapping[int, Sequence[Checkpoint]]
+    predictions: Mapping[int, Sequence[Prediction]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a report is made of."""
+
+    experiment: Experiment
+    store: RunStore
+    manifest: Manifest
+    frames: ClipFrames
+    arms: Mapping[str, ArmRun]
+    rationales: Sequence[Rationale]
+    examples: Sequence[Clip]
+    explained: Mapping[str, Rationale]
+    fingerprints: Mapping[str, str]
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in the user's order."""
+        return list(self.manifest.labels)
+
+
+def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
+    """Write `report.json`, `report.html` and a CSV of predictions per arm and seed.
+
+    Returns the report, the page, and the checkpoint of the best trained arm's first seed (None: nothing was trained).
+    """
+    experiment = findings.experiment
+    rows = {name: _row(findings, run) for name, run in findings.arms.items()}
+    comparisons = _comparisons(findings)
+    dataset = dataset_report(findings.manifest)
+    report = Report(
+        name=experiment.name,
+        headline=headline(rows, comparisons, dataset),
+        dataset=dataset,
+        arms=rows,
+        baselines=_baselines(findings),
+        comparisons=tuple(comparisons),
+        rationales=summarise(findings.rationales) if findings.rationales else None,
+        timing=findings.store.timings(),
+        environment=_environment(),
+        experiment=experiment.model_dump(mode="json"),
+        fingerprints=dict(findings.fingerprints),
+        notes=findings.manifest.notes,
+    )
+    for name, run in findings.arms.items():
+        for seed, predictions in run.predictions.items():
+            write_predictions_csv(findings.store.root / "predictions" / f"{name}-seed{seed}.csv", predictions)
+    classifier = _classifier(findings, rows)
+    page = write_report(findings.store.root, report, _material(findings, classifier))
+    return report, page, classifier
+
+
+def _row(findings: Findings, run: ArmRun) -> ArmReport:
+    chains = list(run.checkpoints.values())
+    return arm_report(
+        run.predictions,
+        labels=findings.labels,
+        stages=[f"{s.kind} {s.format}" if s.kind == "rationale" else s.kind for s in run.arm.stages],
+        num_steps=max((sum(c.num_steps for c in chain) for chain in chains), default=0),
+        resamples=findings.experiment.evaluation.resamples,
+    )
+
+
+def _comparisons(findings: Findings) -> list[Comparison]:
+    """Every pair of arms in the experiment's order, in accuracy; and the last pair in macro F1 too."""
+    return [
+        compare(
+            findings.arms[a].predictions,
+            findings.arms[b].predictions,
+            names=(a, b),
+            labels=findings.labels,
+            metric=metric,
+            resamples=findings.experiment.evaluation.resamples,
+        )
+        for a, b in combinations(findings.arms, 2)
+        for metric in ("accuracy", "macro_f1")
+    ]
+
+
+def _baselines(findings: Findings) -> dict[str, float]:
+    """Accuracy of classifiers that look at frame size or motion alone."""
+    clips = [clip for clip in findings.manifest.clips if clip.label is not None]
+    shown = [findings.frames.read(clip.clip_id).data for clip in clips]
+    size = np.array([[*frames.shape[1:3], len(frames)] for frames in shown], dtype=float)
+    motion = np.array([[_motion(frames)] for frames in shown])
+    return simple_baselines(clips, {"frame size": size, "motion energy": motion})
+
+
+def _motion(frames: np.ndarray) -> float:
+    """Mean absolute difference of neighbouring frames, 0 to 255, over every fourth pixel."""
+    small = np.asarray(frames[:, ::4, ::4], dtype=np.int16)
+    return float(np.abs(np.diff(small, axis=0)).mean()) if len(small) > 1 else 0.0
+
+
+def _classifier(findings: Findings, rows: Mapping[str, ArmReport]) -> Path | None:
+    trained = {name: row for name, row in rows.items() if findings.arms[name].arm.stages}
+    if not trained:
+        return None
+    best = findings.arms[max(trained, key=lambda name: trained[name].accuracy.mean)]
+    first_seed = next(iter(best.checkpoints.values()))
+    return Path(first_seed[-1].path)
+
+
+# -- the page's material -------------------------------------------------------------------------------------------
+
+
+def _material(findings: Findings, classifier: Path | None) -> ReportMaterial:
+    dropped = [r for r in findings.rationales if not r.verdict.kept]
+    artifacts = {"experiment": "experiment.json", "clips": "manifest.json", "predictions": "predictions"}
+    if classifier is not None:
+        artifacts["classifier"] = classifier.relative_to(findings.store.root).as_posix()
+    return ReportMaterial(
+        loss_curves=_loss_curves(findings),
+        reliability={name: _reliability(run) for name, run in findings.arms.items()},
+        examples=[_example(findings, clip) for clip in findings.examples],
+        dropped_examples=[
+            DroppedExample(clip_id=r.clip_id, text=r.text, reasons=r.verdict.reasons, detail=r.verdict.detail)
+            for r in dropped
+        ],
+        left_out=findings.manifest.left_out,
+        artifacts=artifacts,
+    )
+
+
+def _loss_curves(findings: Findings) -> list[LossCurve]:
+    curves = []
+    for name, run in findings.arms.items():
+        for seed, chain in run.checkpoints.items():
+            for checkpoint in chain:
+                points = read_jsonl(findings.store.logs(checkpoint.fingerprint) / "losses.jsonl", LossPoint)
+                curves.append(
+                    LossCurve(
+                        arm=name, stage=checkpoint.stage, seed=seed, points=[(point.step, point.loss) for point in points]
+                    )
+                )
+    return curves
+
+
+def _reliability(run: ArmRun) -> list[ReliabilityBin]:
+    made = [p for predictions in run.predictions.values() for p in predictions]
+    confidence = np.array([max(p.probabilities.values()) for p in made])
+    correct = np.array([p.label == p.truth for p in made])
+    return [
+        ReliabilityBin(confidence=b.confidence, accuracy=b.accuracy, count=b.count)
+        for b in reliability(confidence, correct)
+        if b.count
+    ]
+
+
+def _example(findings: Findings, clip: Clip) -> ExampleClip:
+    frames = findings.frames.read(clip.clip_id)
+    explained = findings.explained.get(clip.clip_id)
+    answers = {}
+    for name, run in findings.arms.items():
+        first_seed = next(iter(run.predictions.values()))
+        said = next(p for p in first_seed if p.clip_id == clip.clip_id)
+        answers[name] = ArmAnswer(label=said.label, probabilities=said.probabilities, text=said.text)
+    return ExampleClip(
+        clip_id=clip.clip_id,
+        label=clip.label,
+        frames=np.asarray(frames.data),
+        seconds=[float(second) for second in frames.seconds],
+        rationale=explained.text if explained else None,
+        verdict=explained.verdict if explained else None,
+        arms=answers,
+    )
+
+
+def _environment() -> dict[str, str]:
+    packages = {name: metadata.version(name) for name in ("torch", "transformers", "av", "numpy")}
+    return {
+        "rbft": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": str(os.cpu_count()),
+        **packages,
+    }

@@ -1,0 +1,46 @@
+"""Progress on long work: bars on a terminal, one line a step elsewhere. Everything goes to standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[int], None]
+
+
+class Reporter:
+    """Says what is being done. `quiet` says nothing."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self._console = console or Console(stderr=True)
+        self._quiet = quiet
+
+    def say(self, text: str) -> None:
+        """One line of text, no markup."""
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False)
+
+    @contextmanager
+    def counted(self, what: str, total: int, unit: str = "clips") -> Iterator[Advance]:
+        """A step over `total` things; call the given function with how many were just finished."""
+        start = time.monotonic()
+        if self._quiet or not self._console.is_terminal:
+            done = [0]
+
+            def count(number: int) -> None:
+                done[0] += number
+
+            yield count
+            self.say(f"{what}: {done[0]} {unit} in {time.monotonic() - start:.1f} s")
+            return
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda number: progress.advance(task, number)

@@ -1,0 +1,119 @@
+"""A trained checkpoint that answers: with its own labels, prompts, frames, and nothing else to set."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+from rich.console import Console
+from rich.table import Table
+
+from rbft.clips.cache import FrameCache
+from rbft.clips.ingest import clip_frames, inspect_clips
+from rbft.clips.manifest import listing_of_files
+from rbft.errors import ClipError, UserError
+from rbft.evaluation.predict import LabelQuery
+from rbft.experiment import ClipLimits, Evaluation
+from rbft.models.generate import generate
+from rbft.models.vlm import VLM
+from rbft.records import Probability, Record
+from rbft.store import Card, read_card
+
+MAX_RATIONALE_TOKENS = 256
+
+
+class Answer(Record):
+    """What a classifier says about one file. `rationale` is None where it was not asked for."""
+
+    path: str
+    label: str
+    probabilities: dict[str, Probability]
+    log_probabilities: dict[str, float]
+    rationale: str | None = None
+
+
+class Classifier:
+    """A fine-tuned checkpoint with the labels, prompts and sampling that it was trained with."""
+
+    def __init__(self, vlm: VLM, card: Card) -> None:
+        self._vlm = vlm
+        self._card = card
+        settings = Evaluation(length_normalisation=card.length_normalisation, generate=False)
+        self._query = LabelQuery(vlm, card.prompts, settings)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, allow_remote_code: bool = False) -> Classifier:
+        """Load a checkpoint of a run; its files are checked against their checksums first. Raises CheckpointError."""
+        card = read_card(Path(folder))
+        return cls(VLM.load(folder, allow_remote_code=allow_remote_code), card)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels, in the order of the experiment."""
+        return list(self._card.prompts.labels)
+
+    @overload
+    def predict(self, clips: str | Path, *, rationale: bool = False) -> Answer: ...
+    @overload
+    def predict(self, clips: Sequence[str | Path], *, rationale: bool = False) -> list[Answer]: ...
+
+    def predict(self, clips: str | Path | Sequence[str | Path], *, rationale: bool = False) -> Answer | list[Answer]:
+        """Classify one file or several; raises UserError naming every file that cannot be read."""
+        if isinstance(clips, str | Path):
+            return self.answer([clips], rationale=rationale)[0]
+        return self.answer(clips, rationale=rationale)
+
+    def answer(
+        self, files: Sequence[str | Path], *, rationale: bool = False, limits: ClipLimits | None = None
+    ) -> list[Answer]:
+        """Classify files, in their order."""
+        listing = listing_of_files([Path(file) for file in files])
+        with tempfile.TemporaryDirectory(prefix="rbft-") as folder:
+            cache = FrameCache(Path(folder))
+            inspections = inspect_clips(
+                listing,
+                sampling=self._card.sampling,
+                grid=self._vlm.grid,
+                limits=limits or ClipLimits(),
+                workers=0,
+                cache=cache,
+            )
+            bad = [i for i in inspections if i.problem is not None]
+            if bad:
+                raise UserError([str(ClipError(str(i.row.path), i.problem.reason, i.problem.detail)) for i in bad])
+            frames = clip_frames(cache, inspections)
+            return [self._one(row.clip_id, str(row.path), frames, rationale) for row in listing.rows]
+
+    def _one(self, clip_id: str, path: str, frames, rationale: bool) -> Answer:
+        shown, plan = frames.read(clip_id), frames.plan(clip_id)
+        made = self._query.answer(self._card.checkpoint.fingerprint, [(clip_id, None)], [self._query.encode(shown, plan)])
+        text = None
+        if rationale:
+            asked = self._vlm.encode(shown, plan, self._card.prompts.rationale())
+            text = generate(self._vlm, [asked], max_new_tokens=MAX_RATIONALE_TOKENS)[0].text
+        prediction = made[0]
+        assert prediction.label is not None, "a scored label is always one of the set"
+        return Answer(
+            path=path,
+            label=prediction.label,
+            probabilities=prediction.probabilities,
+            log_probabilities=prediction.log_probabilities,
+            rationale=text,
+        )
+
+
+def render_answers(answers: Sequence[Answer], console: Console) -> None:
+    """A table of labels and probabilities, then the rationales."""
+    table = Table("clip", "label", *[f"p({label})" for label in answers[0].probabilities])
+    for answer in answers:
+        table.add_row(
+            ascii(answer.path)[1:-1] if not answer.path.isprintable() else answer.path,
+            answer.label,
+            *[f"{p:.3f}" for p in answer.probabilities.values()],
+        )
+    console.print(table)
+    for answer in answers:
+        if answer.rationale is not None:
+            console.print(f"{answer.path}: {answer.rationale}", markup=False, highlight=False)

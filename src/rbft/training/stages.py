@@ -1,0 +1,100 @@
+"""A stage as an artifact: the parent checkpoint learns examples and leaves a child, or the child is there already."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rbft.experiment import Sampling, Stage, Training
+from rbft.files import write_record
+from rbft.models.vlm import VLM, FrameSource
+from rbft.prompts import Prompts
+from rbft.records import Checkpoint, Clip, Example, fingerprint
+from rbft.store import CARD, Card, RunStore, check_lineage, is_sealed, publish, read_card
+from rbft.training.examples import refuse_test_clips
+from rbft.training.supervised import train
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """Everything that decides what a stage's child is; `key` is its fingerprint."""
+
+    stage: Stage
+    parent: Checkpoint
+    examples: Sequence[Example]
+    recipe: Training
+    steps: int
+    seed: int
+    prompts: Prompts
+    sampling: Sampling
+    length_normalisation: str
+    clips: Mapping[str, Clip]
+    frame_keys: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of the inputs: the same key is the same child."""
+        frames = [self.frame_keys[example.clip_id] for example in self.examples]
+        recipe = self.recipe.model_dump(exclude={"save_every_steps"})
+        return fingerprint(
+            "stage", self.stage.kind, self.parent.fingerprint, list(self.examples), frames, recipe, self.steps,
+            self.seed, self.prompts, self.sampling.model_dump(), self.length_normalisation,
+        )  # fmt: skip
+
+
+def run_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_remote_code: bool = False) -> Checkpoint:
+    """Train the stage, or return its child where a whole one stands already; an interrupted stage continues.
+
+    Raises LineageError where a test clip is among the examples or the parent on disk is not the one meant.
+    """
+    folder = store.checkpoint(job.key)
+    if is_sealed(folder):
+        return read_card(folder).checkpoint
+    refuse_test_clips(job.examples, job.clips)
+    if job.parent.stage != "base":
+        check_lineage(read_card(store.checkpoint(job.parent.fingerprint)).checkpoint, job.parent)
+    vlm = VLM.load(job.parent.path, for_training=True, allow_remote_code=allow_remote_code)
+    work = folder.with_name(f".{job.key}.work")
+    train(
+        vlm,
+        job.examples,
+        frames,
+        job.recipe,
+        steps=job.steps,
+        seed=job.seed,
+        work=work,
+        logs=store.logs(job.key),
+    )
+    checkpoint = _child(job, str(folder))
+    finished = folder.with_name(f".{job.key}.finished")
+    shutil.rmtree(finished, ignore_errors=True)
+    vlm.save(finished)
+    card = Card(
+        checkpoint=checkpoint,
+        prompts=job.prompts,
+        sampling=job.sampling,
+        length_normalisation=job.length_normalisation,
+    )
+    write_record(finished / CARD, card)
+    publish(finished, folder)
+    shutil.rmtree(work, ignore_errors=True)
+    return checkpoint
+
+
+def _child(job: StageJob, path: str) -> Checkpoint:
+    trained = sorted({job.clips[example.clip_id].sha256 for example in job.examples})
+    return Checkpoint(
+        fingerprint=job.key,
+        path=path,
+        stage=job.stage.kind,
+        base=job.parent.base,
+        parent=job.parent.fingerprint,
+        data_fingerprint=fingerprint(list(job.examples)),
+        sampling_fingerprint=fingerprint(job.sampling.model_dump()),
+        prompts_fingerprint=fingerprint(job.prompts),
+        config_fingerprint=fingerprint(job.recipe.model_dump()),
+        seed=job.seed,
+        num_steps=job.steps,
+        train_clip_sha256=tuple(sorted({*job.parent.train_clip_sha256, *trained})),
+    )
