@@ -77,7 +77,7 @@ class LossRange:
 
 def loss_plot(curves: Sequence[LossCurve], shared: LossRange, slot: str) -> Plot:
     """One panel: the loss of one stage of one arm, a line for each seed. `slot` makes its SVG ids unique."""
-    figure, axes = _panel(3.2, 1.75)
+    figure, axes = _panel(2.5, 1.75)
     for curve in curves:
         steps, losses = _thinned(curve.points)
         marker = "o" if len(steps) == 1 else None

@@ -40,7 +40,7 @@ _TERMS = {
         "The dot is the estimate, the whisker the interval, small ticks are single seeds."
     ),
     "F1": "For one label: the harmonic mean of precision (of the clips called so, how many are) and recall.",
-    "macro-F1": "The mean of F1 over all labels, so that a rare label weighs as much as a frequent one.",
+    "macro-F1": "The mean of F1 over the labels that have test clips, so that a rare label weighs as much as a frequent one.",
     "unreadable": "Share of the answers that name no label, or more than one.",
     "generated": (
         "A second readout: the model writes an answer freely and a strict reader looks for the label. "
@@ -49,7 +49,10 @@ _TERMS = {
     "steps": "Optimizer steps over all stages of the arm.",
     "majority class": "Always answering with the most frequent label. An arm below it has learnt less than a count.",
     "difference": "Accuracy of one arm minus the other, in percentage points, on the same clips.",
-    "p": "How often a difference this large would appear if the two arms were equally good (exact paired test).",
+    "p": (
+        "How often a difference this large would appear if the two arms were equally good: an exact paired test on "
+        "the clips, which over several seeds also has to hold against the spread between seeds."
+    ),
     "smallest detectable difference": "What the two arms would have to differ by for these clips to show it.",
     "calibration error": "How far confidence and the share of right answers lie apart on average; 0 is perfect.",
     "confidence": "The probability that the model gives to its own answer.",

@@ -14,7 +14,7 @@ from rbft.errors import StoreError
 from rbft.files import write_record, write_text
 from rbft.records import Report
 from rbft.report import tables, views
-from rbft.report.glossary import ARM_MEANINGS, REASON_MEANINGS, glossary
+from rbft.report.glossary import REASON_MEANINGS, glossary
 from rbft.report.material import (
     ArmAnswer,
     DroppedExample,
@@ -34,7 +34,6 @@ __all__ = [
     "ReliabilityBin",
     "ReportMaterial",
     "render_page",
-    "report_schema",
     "write_report",
 ]
 
@@ -63,12 +62,6 @@ def render_page(report: Report, material: ReportMaterial) -> str:
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
-def report_schema() -> dict[str, Any]:
-    """The JSON schema of `report.json`, as published in `report.schema.json`."""
-    schema = Report.model_json_schema(by_alias=True, mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("rbft.report"),
@@ -94,12 +87,18 @@ def _context(report: Report, material: ReportMaterial) -> dict[str, Any]:
     rows = tables.main_rows(report, material.published)
     columns = tables.main_columns(report, material.published)
     labels = list(report.dataset.labels)
+    tall_headings = len(labels) > 3 or max(map(len, labels), default=0) > 12
     many_labels = len(labels) > tables.MANY_LABELS
     return {
         "report": report,
         "material": material,
         "colours": views.arm_colours(report),
         "seeds": sorted({seed for arm in report.arms.values() for seed in arm.seeds}),
+        "trains_on_rationales": any(views.uses_rationales(report, name) for name in report.arms),
+        "headline": views.first_sentence(report.headline),
+        "leading": views.leading_comparisons(report),
+        "pairs": views.pairs_of(report.comparisons),
+        "once": len({len(arm.seeds) for arm in report.arms.values()}) > 1,
         "rows": rows,
         "columns": [column for column in columns if not (many_labels and column.label is not None)],
         "label_columns": [column for column in columns if column.label is not None] if many_labels else [],
@@ -107,16 +106,16 @@ def _context(report: Report, material: ReportMaterial) -> dict[str, Any]:
         "accuracy_scale": views.accuracy_scale(rows),
         "difference_scale": views.difference_scale(report.comparisons),
         "labels": labels,
-        "tall_headings": len(labels) > 3 or max(map(len, labels), default=0) > 12,
+        "tall_headings": tall_headings,
+        "confusion_width": 8 + 2.45 * (len(labels) + 1) if tall_headings else 6.5 + 5.2 * (len(labels) + 1),
         "confusions": {name: views.confusion_rows(labels, arm.confusion) for name, arm in report.arms.items()},
         "left_out_counts": views.left_out_counts(material.left_out),
         "left_out_rows": material.left_out[:MAX_LEFT_OUT_ROWS],
         "loss_panels": views.loss_panels(material.loss_curves),
         "reliability_panels": views.reliability_panels(report, material),
         "examples": views.example_views(material.examples),
-        "dropped_examples": material.dropped_examples[:MAX_DROPPED_EXAMPLES],
+        "dropped_examples": views.dropped_examples(material.dropped_examples, MAX_DROPPED_EXAMPLES),
         "reason_meanings": REASON_MEANINGS,
-        "arm_meanings": {name: ARM_MEANINGS[name] for name in report.arms if name in ARM_MEANINGS},
         "glossary": glossary(report),
         "settings": views.settings_yaml(report.experiment),
     }

@@ -17,6 +17,7 @@ from rbft.report.material import PublishedRow
 
 MANY_LABELS = 3
 """Above this many labels, F1 per label gets a table of its own wherever width is short."""
+NARROW_TERMINAL = 100
 _DIRECTION = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 RowKind = Literal["arm", "baseline", "published"]
 
@@ -66,7 +67,7 @@ def main_columns(report: Report, published: Sequence[PublishedRow] = ()) -> list
         *(Column(f"f1:{label}", f"F1 {label}", label=label) for label in report.dataset.labels),
         Column("unreadable", "unreadable", short="unread."),
         Column("generated", "generated accuracy", short="gen."),
-        Column("generated_unreadable", "generated unreadable", short="gen. unread."),
+        Column("generated_unreadable", "generated unreadable", short="gen.\nunread."),
         Column("steps", "steps", "count"),
     ]
     rows = main_rows(report, published)
@@ -101,14 +102,18 @@ def _arm_row(name: str, arm: ArmReport) -> Row:
 
 
 def _majority_row(report: Report) -> Row:
-    """Always the most frequent label: its F1 is 2m / (m + n) with m of n test clips, and 0 for every other label."""
+    """Always the most frequent label: its F1 is 2m / (m + n) with m of n test clips, and 0 for every other label.
+
+    A label without a test clip has no F1, as in `evaluation.metrics`.
+    """
     data = report.dataset
     values = {"accuracy": Value(data.majority_accuracy)}
     right, total = data.labels.get(data.majority_label, 0), sum(data.labels.values())
-    if total and all(data.labels.values()):
-        f1 = dict.fromkeys(data.labels, 0.0) | {data.majority_label: 2 * right / (right + total)}
-        values |= {f"f1:{label}": Value(value) for label, value in f1.items()}
+    f1 = {label: 0.0 for label, count in data.labels.items() if count}
+    if right:
+        f1[data.majority_label] = 2 * right / (right + total)
         values["macro_f1"] = Value(sum(f1.values()) / len(f1))
+        values |= {f"f1:{label}": Value(value) for label, value in f1.items()}
     return Row(f"always {data.majority_label}", "baseline", values, note="the majority class")
 
 
@@ -160,11 +165,10 @@ def interval_text(value: Value | None) -> str:
 
 
 def render_table(report: Report, console: Console) -> None:
-    """Print the headline, the main table (percent, 95 % intervals) and the comparisons."""
+    """Print the main table (percent, 95 % intervals) and the comparisons; narrow terminals get F1 per label apart."""
     columns = main_columns(report)
     labels = [column for column in columns if column.label is not None]
-    split = len(labels) > MANY_LABELS
-    console.print(Text(_printable(report.headline), style="bold"))
+    split = len(labels) > MANY_LABELS or console.width < NARROW_TERMINAL
     console.print(_rich_table(report, [c for c in columns if not (split and c.label is not None)]))
     if split:
         console.print(_rich_labels(report, labels))
@@ -185,8 +189,9 @@ def _rich_table(report: Report, columns: Sequence[Column]) -> Table:
     table = _rich_frame()
     table.add_column("arm", min_width=min(24, max(map(len, report.arms), default=0)), overflow="fold")
     for column in columns:
-        heading = Text(_printable(column.short or column.heading))
-        table.add_column(heading, justify="right", min_width=16 if column.key == "accuracy" else 5)
+        heading = Text(column.short or _printable(column.heading))
+        width = 16 if column.key == "accuracy" else None
+        table.add_column(heading, justify="right", min_width=width, no_wrap=column.label is None)
     for row in main_rows(report):
         cells = [Text(_printable(row.name))]
         for column in columns:

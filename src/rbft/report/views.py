@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from rbft.report.figures import (
     loss_summary,
     reliability_plot,
 )
-from rbft.report.material import ArmAnswer, ExampleClip, LossCurve, ReportMaterial
+from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReportMaterial
 from rbft.report.tables import Row
 
 MAX_EXAMPLES = 12
@@ -55,9 +57,41 @@ def accuracy_scale(rows: Iterable[Row]) -> Scale:
 def difference_scale(comparisons: Sequence[Comparison]) -> Scale:
     """Symmetric about zero, wide enough for every interval."""
     reach = max((abs(v) for c in comparisons for v in (c.low, c.high, c.difference)), default=0.0)
-    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if reach <= 2 * s or s == 1.0)
-    edge = 2 * step * 1.12
-    return Scale(-edge, edge, tuple(k * step for k in (-2, -1, 0, 1, 2)))
+    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if reach <= 4 * s or s == 0.5)
+    edge = max(reach, step) * 1.12
+    most = math.floor(edge / step)
+    return Scale(-edge, edge, tuple(k * step for k in range(-most, most + 1)))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """All comparisons of the same two arms, one for each metric."""
+
+    a: str
+    b: str
+    comparisons: tuple[Comparison, ...]
+
+
+def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
+    """Comparisons grouped by their arms, in order of first appearance."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for comparison in comparisons:
+        groups.setdefault((comparison.a, comparison.b), []).append(comparison)
+    return [Pair(a, b, tuple(found)) for (a, b), found in groups.items()]
+
+
+def leading_comparisons(report: Report) -> list[Comparison]:
+    """At most three for the top of the page: what rationales do to accuracy, the nearest training budget first."""
+    accuracy = [c for c in report.comparisons if c.metric == "accuracy"]
+    found = [c for c in accuracy if uses_rationales(report, c.b) and not uses_rationales(report, c.a)]
+    known = {name: arm.num_steps for name, arm in report.arms.items()}
+    found.sort(key=lambda c: abs(known.get(c.a, 0) - known.get(c.b, 0)))
+    return (found or accuracy)[:3]
+
+
+def uses_rationales(report: Report, arm: str) -> bool:
+    """Whether one of the arm's stages trains on rationales."""
+    return arm in report.arms and any(stage.startswith("rationale") for stage in report.arms[arm].stages)
 
 
 def arm_colours(report: Report) -> dict[str, str]:
@@ -206,6 +240,15 @@ def _answer_view(arm: str, answer: ArmAnswer, truth: str | None) -> AnswerView:
 # -- lists ---------------------------------------------------------------------------------------------------------
 
 
+def dropped_examples(dropped: Sequence[DroppedExample], limit: int) -> list[DroppedExample]:
+    """At most `limit`, taken from every first reason in turn, so that a rare reason is shown too."""
+    queues: dict[str, list[DroppedExample]] = {}
+    for item in dropped:
+        queues.setdefault(item.reasons[0] if item.reasons else "", []).append(item)
+    rounds = itertools.zip_longest(*queues.values())
+    return [item for turn in rounds for item in turn if item is not None][:limit]
+
+
 def left_out_counts(left_out: Sequence[LeftOut]) -> list[tuple[str, int]]:
     """How many clips each reason left out, the most frequent first."""
     return sorted(Counter(item.reason for item in left_out).items(), key=lambda pair: (-pair[1], pair[0]))
@@ -224,6 +267,12 @@ class _PlainDumper(yaml.SafeDumper):
 
 
 # -- text ----------------------------------------------------------------------------------------------------------
+
+
+def first_sentence(text: str) -> tuple[str, str]:
+    """A text as its first sentence and the rest."""
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z])", text, maxsplit=1)
+    return parts[0], parts[1] if len(parts) > 1 else ""
 
 
 def cut(text: str, limit: int = 1_200) -> str:
