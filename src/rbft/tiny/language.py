@@ -93,11 +93,6 @@ def _known_word(part: str, words: Iterable[str]) -> str:
     return present[0] if len(present) == 1 else ""
 
 
-def holds(clause: Clause, words: Mapping[str, str]) -> bool:
-    """Whether a clip with these six words fulfils the clause."""
-    return all(words[name] == word for name, word in clause.items())
-
-
 def clause_text(clause: Clause) -> str:
     """A clause in words: `a small red dog running left in the garden at night`, `anything falling`."""
     kind = " ".join(clause[name] for name in ("size", "colour") if name in clause)

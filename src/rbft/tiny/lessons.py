@@ -6,10 +6,11 @@ model computes for a segment equals what it computes for the conversation with t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
@@ -93,7 +94,7 @@ def segment_mask(prefix: int, segment: Tensor) -> Tensor:
 
 
 def answer_loss(
-    model: nn.Module, tokenizer: PreTrainedTokenizerFast, tokens: Tensor, grid: Tensor, packed: Packed
+    model: Any, tokenizer: PreTrainedTokenizerFast, tokens: Tensor, grid: Tensor, packed: Packed
 ) -> tuple[Tensor, Tensor]:
     """Weighted cross entropy of the answers' tokens, given the clips' merged tokens `[B, V, H]`, and their accuracy."""
     opening, closing = _tokens(tokenizer, _OPENING), _tokens(tokenizer, _CLOSING)

@@ -1,9 +1,11 @@
 """The embedded model's shape, and the two fast paths that its training uses.
 
-The model is transformers' own `Qwen2_5_VLForConditionalGeneration`; nothing in it is changed. Training from scratch on a
-processor goes through `see` and `read`, which compute what its forward computes for a batch of equal grids, without the
-loop over clips. Tests hold both to the library's forward.
+The model is transformers' own `Qwen2_5_VLForConditionalGeneration`; nothing in it is changed. Training from scratch on
+a processor goes through `see`, here, and `answer_loss`, in `lessons`: they compute what the library's forward computes
+for a batch of equal grids, without its loop over clips. Tests hold both to the library.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ PATCH = 14
 TEMPORAL_PATCH = 2
 MERGE = 2
 TOKENS_PER_SECOND = 2
+_WORD_STD = 0.06
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -59,9 +62,14 @@ def build_config(vocab_size: int, token_ids: dict[str, int]) -> Qwen2_5_VLConfig
 
 
 def build_model(config: Qwen2_5_VLConfig, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """Fresh float32 weights, the same for the same seed."""
+    """Fresh float32 weights, the same for the same seed.
+
+    Word vectors start larger than the library's 0.02, so that a word outweighs what the first layers mix in.
+    """
     torch.manual_seed(seed)
-    return Qwen2_5_VLForConditionalGeneration(config).float()
+    model = Qwen2_5_VLForConditionalGeneration(config).float()
+    nn.init.normal_(model.model.language_model.embed_tokens.weight, std=_WORD_STD)
+    return model
 
 
 def normalised(frames: Tensor) -> Tensor:
@@ -105,7 +113,7 @@ def _rotary(positions: Tensor, dim: int, theta: float = 10000.0) -> tuple[Tensor
     return torch.cat((angles.cos(),) * 2, -1), torch.cat((angles.sin(),) * 2, -1)
 
 
-def see(visual: nn.Module, patches: Tensor, grid: Tensor) -> Tensor:
+def see(visual: Any, patches: Tensor, grid: Tensor) -> Tensor:
     """The vision tower and merger on a batch of equal grids of at most 112 pixels a side (one window a frame).
 
     `patches` `[B * T * R * C, 1176]`, `grid` `[B, 3]`; returns merged tokens `[B, T * R/2 * C/2, hidden]`.

@@ -9,7 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from rbft.tiny.language import describe
+from rbft.tiny.language import describe, words_of
 from rbft.tiny.shift import Shift
 from rbft.tiny.world import CLIP_SECONDS, DIMENSIONS, SceneSpec, render
 
@@ -37,27 +37,34 @@ _FIELDS = ("path", "label", "split", "group", "boxes", "rationale")
 _FINGERPRINT = "night-yard.json"
 
 
-def label_of(spec: SceneSpec) -> str:
-    """The rule behind `LABEL_DEFINITIONS`."""
+def label_of_words(words: Mapping[str, str]) -> str:
+    """The rule behind `LABEL_DEFINITIONS`, on the words of a description."""
+    subject, action, scene = words["subject"], words["action"], words["scene"]
     abnormal = (
-        spec.subject == "bear"
-        or spec.action == "falling"
-        or (spec.subject == "person" and spec.action == "climbing")
-        or (spec.subject == "truck" and spec.scene == "garden")
+        subject == "bear"
+        or action == "falling"
+        or (subject == "person" and action == "climbing")
+        or (subject == "truck" and scene == "garden")
     )
     return "abnormal" if abnormal else "normal"
 
 
+def label_of(spec: SceneSpec) -> str:
+    """The true label of a clip."""
+    return label_of_words(words_of(spec))
+
+
+_Kinds = tuple[tuple[float, dict[str, str]], ...]
 _ABNORMAL_SHARE = 0.5
 # Kinds of abnormal clips, their shares, and what is fixed in each.
-_ABNORMAL = (
+_ABNORMAL: _Kinds = (
     (0.30, {"subject": "bear"}),
     (0.22, {"action": "falling"}),
     (0.26, {"subject": "person", "action": "climbing"}),
     (0.22, {"subject": "truck", "scene": "garden"}),
 )
 # Normal clips that share one attribute with an abnormal kind, so that the rule needs both.
-_NEAR = (
+_NEAR: _Kinds = (
     (0.28, {"subject": "person"}),
     (0.22, {"action": "climbing"}),
     (0.18, {"subject": "truck"}),
@@ -124,7 +131,7 @@ def write_clip(path: Path, frames: np.ndarray) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _write_one(task: tuple[str, YardClip, float]) -> dict[str, str]:
@@ -192,4 +199,4 @@ def _replace_text(path: Path, rows: list[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def save_state(folder: Path, modules: dict[str, nn.Module], optimizer: AdamW, pr
     temporary = folder / "state.safetensors.tmp"
     note = json.dumps(asdict(progress))
     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata={"progress": note})
-    os.replace(temporary, folder / "state.safetensors")
+    temporary.replace(folder / "state.safetensors")
 
 
 def read_progress(folder: Path) -> Progress | None:

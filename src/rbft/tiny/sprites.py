@@ -179,7 +179,7 @@ _DRAWN: dict[str, Callable[[_Pen, int], None]] = {
 
 @lru_cache(maxsize=256)
 def draw(subject: str, colour: str, step: int) -> Image.Image:
-    """The subject in one of two leg poses (`step` 0 or 1), with an outline that stands out from dark and light grounds."""
+    """The subject in one of two leg poses (`step` 0 or 1), with an outline that stands out from any ground."""
     pen = _Pen(_RGB[colour])
     _DRAWN[subject](pen, step)
     wide = Image.new("RGBA", (_SIDE + 8, _SIDE + 8))

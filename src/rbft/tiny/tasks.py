@@ -1,7 +1,7 @@
 """Questions about a clip with their answers: what the language phase teaches.
 
-Every question is a function of the clip's spec, a random source and a level 0..1 that grows over the training, so labels
-are first defined by one attribute, later by rules.
+Every question is a function of the clip's spec, a random source and a level 0..1 that grows over the training, so that
+labels are first defined by one attribute, later by rules.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,6 +75,7 @@ class Scene:
 
     @property
     def words(self) -> dict[str, str]:
+        """The six words by dimension."""
         return words_of(self.spec)
 
 
@@ -92,31 +93,38 @@ def _others(rng: np.random.Generator, name: str, word: str, count: int) -> list[
 
 
 def rationale(scene: Scene, rng: np.random.Generator, _level: float) -> Lesson:
+    """The description along the four dimensions, as one of many experts."""
     return Lesson("rationale", rationale_prompt(_pick(rng, PERSONAS)), describe(scene.spec))
 
 
 def attribute(scene: Scene, rng: np.random.Generator, _level: float) -> Lesson:
+    """One of the six words."""
     name = _pick(rng, list(DIMENSIONS))
     return Lesson("attribute", _pick(rng, _ASKED[name]), bare_text(name, scene.words[name]))
 
 
 def free_form(scene: Scene, _rng: np.random.Generator, _level: float) -> Lesson:
+    """The clip in one sentence."""
     return Lesson("free-form", "Describe the clip in one sentence.", sentence(scene.spec))
 
 
 def numerical(scene: Scene, _rng: np.random.Generator, _level: float) -> Lesson:
+    """How many lamps are lit."""
     return Lesson("numerical", "How many lamps are lit?", str(scene.spec.lamps))
 
 
 def ocr(scene: Scene, _rng: np.random.Generator, _level: float) -> Lesson:
+    """The two digits on the sign."""
     return Lesson("OCR", "What number is on the sign?", scene.spec.sign or "none")
 
 
 def regression(scene: Scene, _rng: np.random.Generator, _level: float) -> Lesson:
+    """The subject's mean horizontal position, 0 to 100."""
     return Lesson("regression", "Where is the subject from left (0) to right (100)?", str(scene.middle))
 
 
 def verification(scene: Scene, rng: np.random.Generator, level: float) -> Lesson:
+    """Whether a clause holds: yes or no."""
     width = 1 if rng.random() > level else int(rng.integers(1, 4))
     true = bool(rng.random() < 0.5)
     clause = true_clause(scene.words, rng, width) if true else false_clause(scene.words, rng, width)
@@ -124,6 +132,7 @@ def verification(scene: Scene, rng: np.random.Generator, level: float) -> Lesson
 
 
 def multiple_choice(scene: Scene, rng: np.random.Generator, _level: float) -> Lesson:
+    """The letter of the right word."""
     name = _pick(rng, list(DIMENSIONS))
     count = min(len(DIMENSIONS[name]), int(rng.integers(2, 5)))
     options = [scene.words[name], *_others(rng, name, scene.words[name], count - 1)]
@@ -200,20 +209,19 @@ def _same_dimension(words: dict[str, str], rng: np.random.Generator, right: int,
 # The mixture ---------------------------------------------------------------------------------------------------------
 
 _MIXTURE: dict[Callable[[Scene, np.random.Generator, float], Lesson], float] = {
-    rationale: 0.22,
-    attribute: 0.12,
-    free_form: 0.03,
+    rationale: 0.17,
+    attribute: 0.10,
+    free_form: 0.02,
     numerical: 0.03,
     ocr: 0.04,
     regression: 0.03,
-    verification: 0.08,
-    multiple_choice: 0.07,
+    verification: 0.10,
+    multiple_choice: 0.08,
     bare_labels: 0.05,
-    defined_labels: 0.33,
+    defined_labels: 0.38,
 }
 _ASKS = list(_MIXTURE)
 _SHARES = np.asarray(list(_MIXTURE.values()))
-NOTES_SHARE = 0.15
 THINK_SHARE = 0.15
 
 
@@ -233,11 +241,16 @@ def draw_lesson(scene: Scene, rng: np.random.Generator, level: float) -> Lesson:
     lesson = _ASKS[int(rng.choice(len(_ASKS), p=_SHARES / _SHARES.sum()))](scene, rng, level)
     if lesson.kind in ("rationale", "free-form"):
         return lesson
-    if lesson.kind == "defined labels" and rng.random() < NOTES_SHARE:
+    if lesson.kind == "defined labels" and rng.random() < notes_share(level):
         return with_notes(lesson, scene)
     return with_thought(lesson, scene, rng) if rng.random() < THINK_SHARE else lesson
 
 
+def notes_share(level: float) -> float:
+    """How many questions about defined labels come with the true description: many at first, few at the end."""
+    return 0.35 - 0.25 * level
+
+
 def level_at(share: float) -> float:
-    """The level of difficulty after `share` of the language phase: nothing but single attributes first, all by 60 %."""
-    return float(np.clip((share - 0.15) / 0.45, 0.0, 1.0))
+    """The level of difficulty after `share` of the language phase: single attributes first, all by 60 %."""
+    return float(np.clip((share - 0.2) / 0.4, 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""The embedded model's tokenizer: byte-level BPE over the clip world's texts, with Qwen's special tokens and chat form."""
+"""The embedded model's tokenizer: byte-level BPE over the clip world's texts, Qwen's special tokens and chat form."""
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers

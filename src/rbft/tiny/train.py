@@ -26,7 +26,6 @@ from rbft.tiny.tasks import Scene, level_at
 from rbft.tiny.tokenizer import build_tokenizer, special_ids, world_texts
 
 _TIMED_STEPS = 12
-_SAVE_EVERY_SECONDS = 240
 _LOG_EVERY = 25
 
 
@@ -40,11 +39,12 @@ class Settings:
     vision_steps: int = 0
     language_steps: int = 0
     vision_batch: int = 32
-    language_batch: int = 32
+    language_batch: int = 16
     vision_rate: float = 1e-3
-    language_rate: float = 1.5e-3
-    late_vision_rate: float = 4e-4
+    language_rate: float = 1.2e-3
+    late_vision_rate: float = 3e-4
     head_weight: float = 0.3
+    save_every_seconds: float = 240.0
     tokens_per_clip: int = 150
 
 
@@ -62,6 +62,7 @@ class Trainee:
         self.targets = torch.from_numpy(self.pool.targets())
 
     def modules(self) -> dict[str, nn.Module]:
+        """What has parameters, by the name it is saved under."""
         return {"model": self.model, "heads": self.heads}
 
 
@@ -72,7 +73,7 @@ def generator_for(seed: int, phase: str, step: int) -> torch.Generator:
 
 
 def epoch_rows(num: int, batch: int, seed: int, step: int) -> np.ndarray:
-    """The clips of one step: shuffled anew every epoch, every clip once an epoch (a rest smaller than a batch waits)."""
+    """The clips of one step: a new order every epoch, in which every clip comes once (a rest waits)."""
     steps_an_epoch = max(1, num // batch)
     epoch, place = divmod(step, steps_an_epoch)
     order = np.random.default_rng([seed, epoch]).permutation(num)
@@ -96,7 +97,7 @@ def vision_loss(trainee: Trainee, settings: Settings, step: int, _total: int) ->
 
 
 def language_loss(trainee: Trainee, settings: Settings, step: int, total: int) -> tuple[Tensor, dict[str, float]]:
-    """One batch of the second phase: the answers to several questions about each clip; the heads go on with a small say."""
+    """One batch of the second phase: answers to several questions about each clip; the heads keep a small say."""
     generator = generator_for(settings.seed, "language", step)
     rows = epoch_rows(len(trainee.pool), settings.language_batch, settings.seed + 1, step)
     patches, grid = clip_batch(trainee, rows, generator)
@@ -171,7 +172,7 @@ def run_phase(trainee: Trainee, phase: Phase, settings: Settings, out: Path, pro
             print(f"{phase.name}: {(now - started) / _TIMED_STEPS:.2f} s a step, {progress.total} steps", flush=True)
         if progress.step % _LOG_EVERY == 0 or progress.step == progress.total:
             _log(out, {"phase": phase.name, "step": progress.step, "of": progress.total, **notes}, now - started)
-        if now - saved > _SAVE_EVERY_SECONDS or progress.step == progress.total:
+        if now - saved >= settings.save_every_seconds or progress.step == progress.total:
             schedule.save_state(out, trainee.modules(), phase.optimizer, progress)
             saved = time.monotonic()
 

@@ -1,6 +1,6 @@
 """The clip world: what can be seen in a rendered clip, how it moves, and the renderer.
 
-A `SceneSpec` says everything about a clip; `render(spec, seconds, size)` draws it and is a pure function of its arguments.
+A `SceneSpec` says everything about a clip; `render(spec, seconds, size)` draws it, a pure function of its arguments.
 Lengths are shares of the frame's side unless a name says otherwise, angles are degrees, times are seconds.
 """
 
@@ -182,7 +182,7 @@ def _clipped_box(left: float, top: float, width: float, height: float, size: int
 def render(spec: SceneSpec, seconds: Sequence[float], size: int = 168) -> tuple[np.ndarray, np.ndarray]:
     """Draws `spec` at the given times.
 
-    Returns frames, uint8 `[T, size, size, 3]`, and the subject's true boxes, float32 `[T, 4]` as x0, y0, x1, y1 in 0..1.
+    Returns frames, uint8 `[T, size, size, 3]`, and the subject's true boxes, float32 `[T, 4]`: x0, y0, x1, y1 in 0..1.
     """
     rng = np.random.default_rng(spec.seed)
     motion = _motion(spec, rng)

@@ -1,0 +1,102 @@
+"""`python -m rbft.tiny`: train the embedded model, evaluate it, write its clips."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from rbft.tiny import CHECKPOINT, night_yard
+from rbft.tiny.checkpoint import load_checkpoint, save_checkpoint
+from rbft.tiny.evaluate import Results, evaluate
+from rbft.tiny.pool import open_pool
+from rbft.tiny.report import model_card
+from rbft.tiny.train import Settings, train
+
+_VISION_SHARE = 0.36
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rbft.tiny", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    learn = commands.add_parser("train", help="train a model from scratch and save it as a Hugging Face folder")
+    learn.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; the model is saved in OUT/checkpoint"
+    )
+    learn.add_argument("--minutes", type=float, default=85.0, help="training time, without rendering (default: 85)")
+    learn.add_argument(
+        "--seed", type=int, default=0, help="seed of the weights, the clips and the batches (default: 0)"
+    )
+    learn.add_argument("--clips", type=int, default=40_000, help="clips to render and learn from (default: 40000)")
+    learn.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    learn.add_argument("--resume", action="store_true", help="continue the run in OUT")
+    judge = commands.add_parser("evaluate", help="print what a checkpoint can do on clips it has never seen")
+    judge.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the embedded one")
+    judge.add_argument("--clips", type=int, default=400, help="clips a table (default: 400)")
+    judge.add_argument(
+        "--severity", type=float, default=night_yard.DEFAULT_SEVERITY, help="of the domain shift, 0 to 1.5"
+    )
+    judge.add_argument("--json", type=Path, help="also write the tables to this file")
+    draw = commands.add_parser("render", help="write a night-yard folder: H.264 clips and clips.csv")
+    draw.add_argument("--out", type=Path, required=True, help="folder to write")
+    draw.add_argument("--train", type=int, default=400, help="labelled training clips (default: 400)")
+    draw.add_argument("--test", type=int, default=200, help="labelled test clips (default: 200)")
+    draw.add_argument("--unlabelled", type=int, default=0, help="clips without a label (default: 0)")
+    draw.add_argument("--seed", type=int, default=0, help="default: 0")
+    draw.add_argument(
+        "--severity", type=float, default=night_yard.DEFAULT_SEVERITY, help="of the domain shift, 0 to 1.5"
+    )
+    return parser
+
+
+def _train(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    pool = open_pool(args.out / "pool", args.clips, args.seed)
+    minutes = args.minutes
+    settings = Settings(
+        seed=args.seed, vision_minutes=minutes * _VISION_SHARE, language_minutes=minutes * (1 - _VISION_SHARE)
+    )
+    trainee = train(args.out, pool, settings, resume=args.resume)
+    folder = args.out / "checkpoint"
+    save_checkpoint(trainee.model, trainee.tokenizer, folder, model_card({}))
+    print(f"saved {folder}; measure it with: python -m rbft.tiny evaluate --checkpoint {folder}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    model, processor = load_checkpoint(args.checkpoint)
+    results: Results = evaluate((model, processor.tokenizer), args.clips, args.severity)
+    for title, rows in results.items():
+        print(f"\n{title}")
+        for name, share in rows.items():
+            print(f"  {name:40} {share}")
+    if args.json:
+        plain = {title: {name: [s.right, s.n] for name, s in rows.items()} for title, rows in results.items()}
+        args.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+
+
+def _render(args: argparse.Namespace) -> None:
+    path = night_yard.write_night_yard(
+        args.out,
+        num_train=args.train,
+        num_test=args.test,
+        num_unlabelled=args.unlabelled,
+        seed=args.seed,
+        severity=args.severity,
+    )
+    print(path)
+
+
+def main() -> None:
+    """Parses the command line and runs one command."""
+    args = _parser().parse_args()
+    match args.command:
+        case "train":
+            _train(args)
+        case "evaluate":
+            _evaluate(args)
+        case "render":
+            _render(args)
+
+
+if __name__ == "__main__":
+    main()
