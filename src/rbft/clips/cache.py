@@ -1,0 +1,148 @@
+"""The frame cache: decoded once, read by every arm, stage, seed and evaluation.
+
+One safetensors file a clip and plan, `<root>/<first 2 hex>/<key>.safetensors`, holding `frames` uint8 [T, H, W, 3] and
+`seconds` float64 [T], with the plan and the source's hash in its header. Any safetensors library reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbft.clips.frames import Frames
+from rbft.errors import StoreError
+from rbft.files import written_whole
+from rbft.records import FramePlan, Record, fingerprint
+
+_MAX_HEADER_BYTES = 1_000_000
+_LAYOUT = 1
+
+
+class CachedFrames(Record):
+    """What the header of a cache file says about where its frames came from."""
+
+    source_sha256: str
+    plan: FramePlan
+
+
+def cache_key(sha256: str, plan: FramePlan) -> str:
+    """The key of a file's frames under a plan."""
+    return fingerprint("frames", _LAYOUT, sha256, plan)
+
+
+class FrameCache:
+    """A folder of decoded frames. Safe for many readers and writers: files appear whole, and never change."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, key: str) -> Path:
+        """Where the frames of `key` lie."""
+        return self.root / key[:2] / f"{key}.safetensors"
+
+    def has(self, key: str) -> bool:
+        """Whether the frames of `key` are there and the file is whole."""
+        if not self.path(key).is_file():
+            return False
+        try:
+            _layout(self.path(key))
+        except StoreError:
+            return False
+        return True
+
+    def read(self, key: str) -> Frames:
+        """The frames of `key`, mapped from disk, not loaded. Writing into them changes memory, never the file.
+
+        Raises StoreError, naming the file, where it is absent or damaged.
+        """
+        path = self.path(key)
+        offset, shape, _ = _layout(path)
+        split = 8 * shape[0]
+        mapped = np.memmap(path, np.uint8, "c", offset=offset, shape=(split + math.prod(shape),))
+        try:
+            return Frames(mapped[split:].reshape(shape), mapped[:split].view("<f8").astype(np.float64))
+        except ValueError as error:
+            raise _damaged(path, error) from None
+
+    def origin(self, key: str) -> CachedFrames:
+        """The source and the plan that the frames of `key` were made from; raises StoreError."""
+        return _layout(self.path(key))[2]
+
+    def write(self, sha256: str, plan: FramePlan, frames: Frames) -> str:
+        """Store frames and return their key; raises StoreError where the disk refuses, leaving nothing behind."""
+        key = cache_key(sha256, plan)
+        header = _header(CachedFrames(source_sha256=sha256, plan=plan), frames)
+        with written_whole(self.path(key)) as temporary, temporary.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little"))
+            file.write(header)
+            file.write(np.ascontiguousarray(frames.seconds, "<f8").data)
+            file.write(np.ascontiguousarray(frames.data).data)
+        return key
+
+
+def _header(origin: CachedFrames, frames: Frames) -> bytes:
+    seconds_end = frames.seconds.nbytes
+    entries = {
+        "__metadata__": {"origin": origin.model_dump_json()},
+        "seconds": {"dtype": "F64", "shape": list(frames.seconds.shape), "data_offsets": [0, seconds_end]},
+        "frames": {
+            "dtype": "U8",
+            "shape": list(frames.data.shape),
+            "data_offsets": [seconds_end, seconds_end + frames.data.nbytes],
+        },
+    }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
+
+
+_Shape = tuple[int, int, int, int]
+
+
+def _layout(path: Path) -> tuple[int, _Shape, CachedFrames]:
+    """Where the tensors of a cache file start, the shape of the frames, and their origin; raises StoreError."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            shape, origin = _checked(json.loads(file.read(length)), size - 8 - length)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: the frames are not in the cache; run again to decode them") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # a ValidationError and a JSONDecodeError are ValueErrors
+        raise _damaged(path, error) from None
+    return 8 + length, shape, origin
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path}: a damaged cache file ({error}); run again to decode the clip once more")
+
+
+def _checked(header: Any, size: int) -> tuple[_Shape, CachedFrames]:
+    """Shape of the frames and origin, from a header that must describe exactly `size` bytes; raises ValueError."""
+    if not isinstance(header, dict) or set(header) != {"__metadata__", "seconds", "frames"}:
+        raise ValueError("the header does not name seconds and frames")
+    origin = CachedFrames.model_validate_json(_text(header["__metadata__"]))
+    plan = origin.plan
+    shape = (plan.num_frames, plan.height, plan.width, 3)
+    split = 8 * plan.num_frames
+    expected = {
+        "seconds": {"dtype": "F64", "shape": [plan.num_frames], "data_offsets": [0, split]},
+        "frames": {"dtype": "U8", "shape": list(shape), "data_offsets": [split, split + math.prod(shape)]},
+    }
+    if {name: header[name] for name in expected} != expected or split + math.prod(shape) != size:
+        raise ValueError(f"the header does not fit a plan of {list(shape)} and {size} bytes")
+    return shape, origin
+
+
+def _text(metadata: Any) -> str:
+    if isinstance(metadata, dict) and isinstance(metadata.get("origin"), str):
+        return str(metadata["origin"])
+    raise ValueError("the header does not say where the frames come from")

@@ -1,0 +1,164 @@
+"""The process that opens files nobody vouches for: `python -m rbft.clips.child`, one JSON line in, one out.
+
+It bounds its own memory and processor time for each file, and ends when its standard input closes, so it never outlives
+the process that asked. Frames go straight to the cache; only text crosses the pipe. Asked through `clips.pool`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from rbft.clips.cache import FrameCache, cache_key
+from rbft.clips.decode import decode
+from rbft.clips.frames import plan_frames
+from rbft.clips.probe import examine
+from rbft.errors import ClipError, StoreError
+from rbft.experiment import ClipLimits, Sampling
+from rbft.records import FramePlan, Grid, Probe, Record
+
+FRAMES_PER_BUDGET = 5_000
+"""Decoding gets `limits.seconds` for every so many frames that the packets confirm."""
+
+
+class Request(Record):
+    """Probe a file, plan its frames, and decode them: into `cache`, or away where there is none."""
+
+    path: str
+    sha256: str
+    sampling: Sampling
+    grid: Grid
+    limits: ClipLimits
+    start: float | None = None
+    end: float | None = None
+    cache: str | None = None
+
+
+class Reply(Record):
+    """What came of a request: `problem` is a reason and its detail, `store_error` a fault of the disk instead."""
+
+    probe: Probe | None = None
+    plan: FramePlan | None = None
+    key: str | None = None
+    decoded: bool = False
+    problem: tuple[str, str] | None = None
+    store_error: str | None = None
+
+
+def serve(requests: IO[str], replies: IO[str]) -> None:
+    """Answer requests until there are no more."""
+    for line in _lines_until_closed(requests):
+        replies.write(answer(Request.model_validate_json(line)).model_dump_json() + "\n")
+        replies.flush()
+
+
+def answer(request: Request) -> Reply:
+    """Do what one request asks, within its limits. What is known before a problem shows is kept."""
+    path, limits = Path(request.path), request.limits
+    probe = plan = key = None
+    decoded = False
+    try:
+        with bounded_memory(limits.megabytes):
+            with bounded_seconds(limits.seconds):
+                probe, index = examine(path, limits)
+            plan = plan_frames(probe, request.sampling, request.grid, start=request.start, end=request.end)
+            key = cache_key(request.sha256, plan)
+            cache = FrameCache(Path(request.cache)) if request.cache else None
+            if cache is None or not cache.has(key):
+                with bounded_seconds(limits.seconds * (1 + probe.num_frames // FRAMES_PER_BUDGET)):
+                    frames = decode(path, plan, probe, limits, index=index)
+                decoded = True
+                if cache is not None:
+                    cache.write(request.sha256, plan, frames)
+    except ClipError as error:
+        return Reply(probe=probe, plan=plan, problem=(error.reason, error.detail))
+    except MemoryError:
+        return Reply(probe=probe, problem=("too_large", f"needs more than {limits.megabytes} MB (limits.megabytes)"))
+    except StoreError as error:
+        return Reply(store_error=str(error))
+    return Reply(probe=probe, plan=plan, key=key if request.cache else None, decoded=decoded)
+
+
+@contextlib.contextmanager
+def bounded_seconds(seconds: float) -> Iterator[None]:
+    """Let a signal end this process after so many processor seconds, or if it hangs; it is reported as `too_slow`."""
+    if sys.platform == "win32":
+        yield
+        return
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, wall_seconds(seconds))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def wall_seconds(seconds: float) -> float:
+    """How long so many processor seconds may take: generous, for readers share processors; it only catches hangs."""
+    return 20.0 + 6.0 * seconds
+
+
+@contextlib.contextmanager
+def bounded_memory(megabytes: int) -> Iterator[None]:
+    """Let allocations fail once this process holds so much more data than now. Only Linux counts data this way."""
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _data_bytes() + megabytes * 1_000_000
+    if before[1] != resource.RLIM_INFINITY:
+        limit = min(limit, before[1])
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_bytes() -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no VmData")
+
+
+def _lines_until_closed(requests: IO[str]) -> Iterator[str]:
+    """Lines as they come. A thread reads them, so that a closed input ends the process in the midst of a file too."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    busy = threading.Event()
+
+    def read() -> None:
+        for line in requests:
+            busy.set()
+            lines.put(line)
+        lines.put(None)
+        if busy.is_set():
+            os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := lines.get()) is not None:
+        yield line
+        busy.clear()
+
+
+def main() -> None:
+    """Serve on standard input and output. An interrupt from the keyboard is for the process that asked."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not speak into the replies
+    with replies, open(sys.stdin.fileno(), encoding="utf-8", closefd=False) as requests:
+        serve(requests, replies)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""From a listing to a manifest: every clip read once by a bounded child process, its frames put into the cache.
+
+What was learned about a file is remembered beside the cache by the hash of its bytes, so the same command again opens
+no video: it hashes the files and finds everything there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from rbft.clips.cache import FrameCache, cache_key
+from rbft.clips.child import Request
+from rbft.clips.frames import Frames, plan_frames
+from rbft.clips.manifest import Listing, Row, show
+from rbft.clips.pool import Reader, readers
+from rbft.clips.split import propose_splits, split_faults
+from rbft.errors import ClipError, ManifestError, StoreError
+from rbft.experiment import ClipLimits, Sampling, SplitRule
+from rbft.files import read_record, sha256_of, write_record
+from rbft.records import Clip, ClipProblem, FramePlan, Grid, LeftOut, Manifest, Probe, Split
+
+Progress = Callable[[int, int], None]
+"""Called with how many clips are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was learned about one row. `problem` is a reason and its detail; `decoded`: frames were made now."""
+
+    row: Row
+    sha256: str | None = None
+    probe: Probe | None = None
+    plan: FramePlan | None = None
+    key: str | None = None
+    problem: tuple[ClipProblem, str] | None = None
+    decoded: bool = False
+
+
+class ClipFrames:
+    """The frames of the clips of a manifest, from the cache: all that training and evaluation read of a video."""
+
+    def __init__(self, cache: FrameCache, plans: Mapping[str, tuple[str, FramePlan]]) -> None:
+        self._cache, self._plans = cache, plans
+
+    @classmethod
+    def of(cls, cache: FrameCache, inspections: Sequence[Inspection]) -> ClipFrames:
+        """The frames of every inspected clip that has them."""
+        return cls(cache, {i.row.clip_id: (i.key, i.plan) for i in inspections if i.key and i.plan})
+
+    def read(self, clip_id: str) -> Frames:
+        """Frames of one clip, mapped from disk; raises StoreError where they are not there, or damaged."""
+        return self._cache.read(self._entry(clip_id)[0])
+
+    def plan(self, clip_id: str) -> FramePlan:
+        """The plan that a clip's frames were read by; raises StoreError for a clip that was not read."""
+        return self._entry(clip_id)[1]
+
+    def _entry(self, clip_id: str) -> tuple[str, FramePlan]:
+        if clip_id not in self._plans:
+            raise StoreError(f"{show(repr(clip_id))}: no frames were read for this clip; is it in the manifest?")
+        return self._plans[clip_id]
+
+
+def inspect_clips(
+    listing: Listing,
+    *,
+    sampling: Sampling,
+    grid: Grid,
+    limits: ClipLimits,
+    workers: int = 0,
+    cache: FrameCache | None = None,
+    progress: Progress | None = None,
+) -> list[Inspection]:
+    """Read every listed clip, in the order of the listing, `workers` at a time (0: one for each processor).
+
+    With a cache, frames go into it, and what is there is not done again; without one they are decoded and dropped.
+    A clip that cannot be read has a `problem`; raises StoreError where the cache cannot be written.
+    """
+
+    def inspect(reader: Reader, row: Row) -> Inspection:
+        return _inspect(reader, row, sampling, grid, limits, cache)
+
+    found = []
+    with readers(min(workers, len(listing.rows)) if workers else 0) as run:
+        for inspection in run(inspect, listing.rows):
+            found.append(inspection)
+            if progress is not None:
+                progress(len(found), len(listing.rows))
+    return found
+
+
+def _inspect(
+    reader: Reader, row: Row, sampling: Sampling, grid: Grid, limits: ClipLimits, cache: FrameCache | None
+) -> Inspection:
+    if not row.path.is_file():
+        reason: ClipProblem = "unreadable" if row.path.exists() else "missing"
+        return Inspection(row, problem=(reason, "not a file" if row.path.exists() else "there is no such file"))
+    try:
+        sha256 = sha256_of(row.path)
+    except OSError as error:
+        return Inspection(row, problem=("unreadable", f"cannot be read: {error.strerror}"))
+    remembered = None if cache is None else _remembered(cache, sha256)
+    if cache is not None and remembered is not None:
+        try:
+            plan = plan_frames(remembered, sampling, grid, start=row.start, end=row.end)
+        except ClipError as error:
+            return Inspection(row, sha256, remembered, problem=(cast(ClipProblem, error.reason), error.detail))
+        key = cache_key(sha256, plan)
+        if cache.has(key):
+            return Inspection(row, sha256, remembered, plan, key)
+    reply = reader.ask(
+        Request(
+            path=str(row.path),
+            sha256=sha256,
+            sampling=sampling,
+            grid=grid,
+            limits=limits,
+            start=row.start,
+            end=row.end,
+            cache=None if cache is None else str(cache.root.resolve()),
+        )
+    )
+    problem = None if reply.problem is None else (cast(ClipProblem, reply.problem[0]), reply.problem[1])
+    if cache is not None and reply.probe is not None and problem is None:
+        write_record(_memory(cache, sha256), reply.probe)
+    return Inspection(row, sha256, reply.probe, reply.plan, reply.key, problem, reply.decoded)
+
+
+def _memory(cache: FrameCache, sha256: str) -> Path:
+    return cache.root / "probes" / sha256[:2] / f"{sha256}.json"
+
+
+def _remembered(cache: FrameCache, sha256: str) -> Probe | None:
+    """What an earlier run learned about these bytes; a damaged note is as good as none."""
+    path = _memory(cache, sha256)
+    if not path.is_file():
+        return None
+    try:
+        return read_record(path, Probe)
+    except StoreError:
+        return None
+
+
+def build_manifest(
+    listing: Listing,
+    inspections: Sequence[Inspection],
+    *,
+    split_rule: SplitRule,
+    on_bad_clip: Literal["stop", "leave-out"] = "stop",
+) -> Manifest:
+    """The clips of an experiment, split. Used + left out = listed.
+
+    Raises ManifestError with every fault of the listing, of clips that cannot be read (unless `leave-out`), of equal
+    contents across splits or under different labels, and of the split.
+    """
+    bad = [i for i in inspections if i.problem is not None]
+    good = [i for i in inspections if i.problem is None]
+    faults = list(listing.faults)
+    if on_bad_clip == "stop":
+        faults += bad_clip_faults(bad)
+    splits = splits_of(good, split_rule)
+    duplicate_faults, notes = duplicates(good, splits)
+    faults += duplicate_faults
+    if good:
+        faults += split_faults([i.row for i in good], splits)
+        faults += [f"label {show(repr(label))} has no clip" for label in _unused(listing, good)]
+    elif inspections:
+        faults.append("not one listed clip can be read")
+    if faults:
+        raise ManifestError(faults)
+    return Manifest(
+        labels=listing.labels,
+        clips=tuple(_clip(i, splits[i.row.clip_id]) for i in good),
+        left_out=tuple(_left_out(i) for i in bad),
+        notes=tuple(listing.notes) + tuple(notes),
+    )
+
+
+def bad_clip_faults(bad: Sequence[Inspection]) -> list[str]:
+    """One line for each clip that cannot be read, and one with the next step."""
+    lines = [f"{show(i.row.listed)} ({i.row.where}): {i.problem[0]}: {show(i.problem[1])}" for i in bad if i.problem]
+    if lines:
+        lines.append(
+            f"{len(lines)} clip{'s' if len(lines) > 1 else ''} cannot be used: mend or remove the files, or go on "
+            "without them with on_bad_clip: leave-out"
+        )
+    return lines
+
+
+def splits_of(inspections: Sequence[Inspection], rule: SplitRule) -> dict[str, Split]:
+    """The split of every clip, given or made; clips of equal contents stay together where it is made."""
+    contents = {i.row.clip_id: i.sha256 for i in inspections if i.sha256 is not None}
+    return propose_splits([i.row for i in inspections], rule, contents=contents)
+
+
+def duplicates(inspections: Sequence[Inspection], splits: Mapping[str, Split]) -> tuple[list[str], list[str]]:
+    """Faults and notes about clips of equal bytes.
+
+    Faults: on both sides of the split, or the same instants under different labels. Notes: the same twice in one split.
+    """
+    same: dict[str, list[Inspection]] = defaultdict(list)
+    for inspection in inspections:
+        if inspection.sha256 is not None:
+            same[inspection.sha256].append(inspection)
+    faults, notes = [], []
+    for members in same.values():
+        train = [i for i in members if splits[i.row.clip_id] == "train"]
+        test = [i for i in members if splits[i.row.clip_id] == "test"]
+        faults += [f"leak: {_pair(a, b)} hold the same bytes, in train and in test" for a in train for b in test]
+        first: dict[tuple[float | None, float | None], Inspection] = {}
+        for inspection in members:
+            other = first.setdefault(inspection.row.window, inspection)
+            if other is inspection:
+                continue
+            if other.row.label != inspection.row.label:
+                faults.append(
+                    f"{_pair(other, inspection)} hold the same bytes under different labels, "
+                    f"{show(repr(other.row.label))} and {show(repr(inspection.row.label))}; keep one"
+                )
+            elif splits[other.row.clip_id] == splits[inspection.row.clip_id]:
+                notes.append(f"{_pair(other, inspection)} hold the same bytes; both are used")
+    return faults, notes
+
+
+def _pair(a: Inspection, b: Inspection) -> str:
+    return f"{show(a.row.listed)} ({a.row.where}) and {show(b.row.listed)} ({b.row.where})"
+
+
+def _unused(listing: Listing, good: Sequence[Inspection]) -> list[str]:
+    used = {i.row.label for i in good}
+    return [label for label in listing.labels if label not in used and used != {None}]
+
+
+def _clip(inspection: Inspection, split: Split) -> Clip:
+    row, probe = inspection.row, inspection.probe
+    assert probe is not None and inspection.sha256 is not None
+    return Clip(
+        clip_id=row.clip_id,
+        path=str(row.path),
+        sha256=inspection.sha256,
+        duration_seconds=probe.duration_seconds,
+        label=row.label,
+        split=split,
+        group=row.group,
+        start=row.start,
+        end=row.end,
+        rationale=row.rationale,
+        boxes=row.boxes,
+    )
+
+
+def _left_out(inspection: Inspection) -> LeftOut:
+    assert inspection.problem is not None
+    reason, detail = inspection.problem
+    return LeftOut(clip_id=inspection.row.clip_id, path=str(inspection.row.path), reason=reason, detail=detail)

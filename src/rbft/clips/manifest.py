@@ -1,0 +1,325 @@
+"""The list of clips: rows from CSV, JSONL, a folder or LLaVA/ShareGPT JSON, checked whole, all faults at once.
+
+Formats are read by `clips.sources` into cells; here cells become rows. Nothing is opened but the manifest itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from pydantic import TypeAdapter, ValidationError
+
+from rbft.clips.sources import Cells, Source, read_source
+from rbft.records import Box, Split
+
+_SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_BOXES = TypeAdapter(tuple[Box, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One listed clip. `path` is real and absolute, `listed` as the manifest has it, `where` its place there."""
+
+    clip_id: str
+    path: Path
+    listed: str
+    where: str
+    label: str | None = None
+    split: Split | None = None
+    group: str | None = None
+    start: float | None = None
+    end: float | None = None
+    rationale: str | None = None
+    boxes: tuple[Box, ...] = ()
+
+    @property
+    def window(self) -> tuple[float | None, float | None]:
+        """`start` and `end`."""
+        return self.start, self.end
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a manifest lists. Rows are those that could be read; `faults` say what could not, `notes` what was odd."""
+
+    source: Path
+    rows: tuple[Row, ...]
+    labels: dict[str, str]
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+def read_manifest(source: Path, *, labels: Mapping[str, str], allow_outside: bool = False) -> Listing:
+    """Read a manifest; never raises for what is in it, but lists every fault in the result.
+
+    `labels` are the ones allowed, with definitions; empty means those that are found, in order of first appearance.
+    Clips lie in the manifest's folder, links resolved, unless `allow_outside`.
+    """
+    raw = read_source(source)
+    reading = _Reading(raw, dict(labels), allow_outside)
+    for cells in raw.cells:
+        reading.add(cells)
+    if not raw.cells and not raw.faults:
+        reading.faults.append(f"{show(raw.name)}: lists no clip; give it at least two a label")
+    reading.compare()
+    found = {row.label: "" for row in reading.rows if row.label is not None}
+    return Listing(
+        source=source,
+        rows=tuple(reading.rows),
+        labels=dict(labels) or found,
+        notes=raw.notes,
+        faults=raw.faults + tuple(reading.faults),
+    )
+
+
+def show(text: object) -> str:
+    """Text for a terminal: control characters, direction marks and lone surrogates escaped, at most 200 characters."""
+    safe = "".join(
+        c if unicodedata.category(c)[0] not in "C" else c.encode("unicode_escape").decode() for c in str(text)
+    )
+    return safe if len(safe) <= 200 else f"{safe[:197]}..."
+
+
+def nearest_spelling(word: str, allowed: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the allowed word that is spelled most like `word`, or nothing."""
+    folded = {_fold(name): name for name in reversed(list(allowed))}
+    close = difflib.get_close_matches(_fold(word), folded, n=1)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+@dataclass
+class _Reading:
+    """Cells become rows, one by one; then rows are compared with each other."""
+
+    source: Source
+    labels: dict[str, str]
+    allow_outside: bool
+    rows: list[Row] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    _folders: dict[str, str] = field(default_factory=dict)
+
+    def add(self, cells: Cells) -> None:
+        """Turn the cells of one row into a Row, or into faults."""
+        before = len(self.faults)
+        listed = self._text(cells, "path")
+        if not listed:
+            self._fault(cells, "has no path")
+            return
+        path = self._path(cells, listed)
+        start, end = self._seconds(cells, "start"), self._seconds(cells, "end")
+        if start is not None and end is not None and end <= start:
+            self._fault(cells, f"end {end:g} is not after start {start:g}")
+        label, split = self._label(cells), self._split(cells)
+        boxes = self._boxes(cells)
+        if path is None or len(self.faults) > before:
+            return
+        self.rows.append(
+            Row(
+                clip_id=self._text(cells, "clip_id") or _default_id(listed, start, end),
+                path=path,
+                listed=listed,
+                where=cells.where,
+                label=label,
+                split=split,
+                group=self._text(cells, "group"),
+                start=start,
+                end=end,
+                rationale=self._text(cells, "rationale"),
+                boxes=boxes,
+            )
+        )
+
+    def compare(self) -> None:
+        """Faults that show only between rows: ids twice, clips twice, groups on both sides, labels alike."""
+        self._twice()
+        sides: dict[str, dict[Split, str]] = defaultdict(dict)
+        for row in self.rows:
+            if row.group is not None and row.split is not None:
+                sides[row.group].setdefault(row.split, row.where)
+        for group, where in sides.items():
+            if len(where) > 1:
+                self.faults.append(
+                    f"{self._name}: group {show(repr(group))} is in train ({where['train']}) and in test "
+                    f"({where['test']}); a group is one source and stays in one split"
+                )
+        given = [row for row in self.rows if row.label is not None and row.split is not None]
+        missing = [row for row in self.rows if row.label is not None and row.split is None]
+        if given and missing:
+            self.faults.append(
+                f"{self._name}: {len(given)} labelled clips have a split and {len(missing)} have none (first: "
+                f"{missing[0].where}); fill in train or test for all of them, or for none"
+            )
+        alike: dict[str, dict[str, str]] = defaultdict(dict)
+        for row in self.rows:
+            if row.label is not None and not self.labels:
+                alike[_fold(row.label)].setdefault(row.label, row.where)
+        for spellings in alike.values():
+            if len(spellings) > 1:
+                self.faults.append(
+                    f"{self._name}: labels "
+                    + " and ".join(f"{show(repr(label))} ({where})" for label, where in spellings.items())
+                    + " differ only in case, spaces or form of letters; spell them the same"
+                )
+
+    def _twice(self) -> None:
+        ids: dict[str, Row] = {}
+        clips: dict[tuple[Path, float | None, float | None], Row] = {}
+        for row in self.rows:
+            first = clips.setdefault((row.path, *row.window), row)
+            if first is not row:
+                kind = (
+                    f"with different labels, {show(repr(first.label))} and {show(repr(row.label))}"
+                    if first.label != row.label
+                    else "twice"
+                )
+                self.faults.append(
+                    f"{self._name}: {show(row.listed)} is listed {kind} ({first.where} and {row.where}); keep one"
+                )
+            same = ids.setdefault(row.clip_id, row)
+            if same is not row and first is row:
+                self.faults.append(
+                    f"{self._name}: clip_id {show(repr(row.clip_id))} is used twice ({same.where} and {row.where}); "
+                    "ids must differ"
+                )
+
+    @property
+    def _name(self) -> str:
+        return show(self.source.name)
+
+    def _fault(self, cells: Cells, message: str) -> None:
+        self.faults.append(f"{self._name}: {cells.where}: {message}")
+
+    def _text(self, cells: Cells, name: str) -> str | None:
+        """The cell's text without spaces around it; None where empty. Whole numbers are text, true and 1.5 are not."""
+        value = cells.values.get(name)
+        if value is None or isinstance(value, str):
+            return (value or "").strip() or None
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        self._fault(cells, f"{name} is {show(repr(value))}; it must be text")
+        return None
+
+    def _path(self, cells: Cells, listed: str) -> Path | None:
+        """The real path of a clip, inside the manifest's folder."""
+        if "\0" in listed:
+            self._fault(cells, f"path {show(repr(listed))} holds a null character")
+            return None
+        joined = self.source.folder / listed
+        address = _ADDRESS.match(listed)
+        if address and not os.path.lexists(joined):
+            self._fault(
+                cells,
+                f"path {show(repr(listed))} starts with {address[0]!r} like an address; rbft reads local files only: "
+                "download it and list the file",
+            )
+            return None
+        real = Path(self._real(joined))
+        if not self.allow_outside and not real.is_relative_to(self.source.root):
+            self._fault(
+                cells,
+                f"path {show(repr(listed))} leads outside {show(self.source.root)}; move the clip there, or allow it "
+                "with allow_outside: true (--allow-outside)",
+            )
+            return None
+        return real
+
+    def _real(self, path: Path) -> str:
+        """`os.path.realpath`, with the folders remembered: a million rows name few folders."""
+        folder, name = os.path.split(path)
+        if name in ("", ".", ".."):
+            return os.path.realpath(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        joined = Path(self._folders[folder], name)
+        return os.path.realpath(joined) if joined.is_symlink() else str(joined)
+
+    def _label(self, cells: Cells) -> str | None:
+        label = self._text(cells, "label")
+        if label is not None and self.labels and label not in self.labels:
+            hint = nearest_spelling(label, self.labels) or "."
+            allowed = ", ".join(map(show, self.labels))
+            self._fault(cells, f"label {show(repr(label))} is not in the list{hint} Labels: {allowed}")
+        return label
+
+    def _split(self, cells: Cells) -> Split | None:
+        word = self._text(cells, "split")
+        if word is None:
+            return None
+        split = _SPLITS.get(word.casefold())
+        if split is None:
+            hint = nearest_spelling(word, ("train", "test"))
+            if word.casefold() in ("val", "valid", "validation", "dev", "eval"):
+                hint = "; rbft tunes nothing on a third split: call it test to measure on it, or leave the row out"
+            self._fault(cells, f"split {show(repr(word))} is not train or test{hint}")
+        return split
+
+    def _seconds(self, cells: Cells, name: str) -> float | None:
+        value = cells.values.get(name)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        try:
+            number = math.nan if isinstance(value, bool | list | dict) else float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number >= 0):
+            self._fault(cells, f"{name} {show(repr(value))} is not a number of seconds, 0 or more")
+            return None
+        return number
+
+    def _boxes(self, cells: Cells) -> tuple[Box, ...]:
+        value = cells.values.get("boxes")
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return ()
+        try:
+            boxes = _BOXES.validate_python(json.loads(value) if isinstance(value, str) else value)
+        except (ValueError, RecursionError) as error:  # a ValidationError and a JSONDecodeError are ValueErrors
+            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            boxes, problem = (), first
+        else:
+            bad = [box for box in boxes if not _is_box(box)]
+            problem = f"{bad[0].box} has no area inside 0 to 1" if bad else ""
+        if problem:
+            self._fault(
+                cells,
+                f'boxes {show(repr(value))[:80]}: {show(problem)}; write [{{"t": seconds, "box": [left, top, right, '
+                "bottom]}], corners from 0 to 1",
+            )
+        return boxes
+
+
+def _is_box(box: Box) -> bool:
+    left, top, right, bottom = box.box
+    return 0 <= left < right <= 1 and 0 <= top < bottom <= 1 and math.isfinite(box.t) and box.t >= 0
+
+
+def _default_id(listed: str, start: float | None, end: float | None) -> str:
+    """The path without its suffix, and the window where there is one."""
+    name = str(PurePosixPath(listed).with_suffix("")) if PurePosixPath(listed).name else listed
+    if start is None and end is None:
+        return name
+    return f"{name}@{start or 0:g}-{'' if end is None else f'{end:g}'}"
+
+
+def rows_of_files(paths: Sequence[Path]) -> Listing:
+    """A listing of bare files, unlabelled, each its own row; wherever they lie. Raises nothing: see `faults`."""
+    rows = []
+    for number, path in enumerate(paths, 1):
+        rows.append(Row(str(path), Path(os.path.realpath(path)), str(path), f"file {number}"))
+    return Listing(Path(), tuple(rows), {})
+
+
+__all__ = ["Listing", "Row", "nearest_spelling", "read_manifest", "rows_of_files", "show"]

@@ -1,0 +1,219 @@
+"""Probing: what a file says, confirmed by its packets. Header counts are never trusted.
+
+`probe` runs in the calling process; for files that nobody vouches for, ask through `clips.pool`, which bounds it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from rbft.clips.container import PacketIndex, fail, opened, packets, reasons, too_many_pixels
+from rbft.experiment import ClipLimits
+from rbft.records import Probe
+
+WHOLE_SHARE = 0.95
+"""A clip is whole when its frames reach this share of the stream's declared duration."""
+_MAX_SAMPLE_ASPECT = 16.0
+
+
+def probe(path: Path, limits: ClipLimits) -> Probe:
+    """Probe one file: packets are counted, only the first frame is decoded. Raises ClipError."""
+    return examine(path, limits)[0]
+
+
+def examine(path: Path, limits: ClipLimits) -> tuple[Probe, PacketIndex]:
+    """`probe`, and the index of packets that it went through."""
+    with opened(path, limits) as (container, stream):
+        found = _scan(path, container, stream, limits)
+        coded = stream.codec_context
+        declared = _declared_seconds(container, stream, found.index.first_tick * found.index.seconds_per_tick)
+        facts = {
+            "container": container.format.name.split(",")[0],
+            "codec": coded.codec.canonical_name,
+            "has_audio": bool(container.streams.audio),
+        }
+        sample_aspect = _sample_aspect(stream.sample_aspect_ratio)
+    check_whole(path, found.reach_seconds, declared)
+    frame = _first_frame(path, limits)
+    rotation, mirrored = orientation(frame)
+    width, height = max(1, round(frame.width * sample_aspect)), frame.height
+    if rotation % 180:
+        width, height = height, width
+    num_frames = int(found.index.shown.sum())
+    return Probe(
+        pixel_format=frame.format.name,
+        width=width,
+        height=height,
+        coded_width=frame.width,
+        coded_height=frame.height,
+        rotation_degrees=rotation,
+        mirrored=mirrored,
+        sample_aspect_ratio=sample_aspect,
+        duration_seconds=found.reach_seconds,
+        num_frames=num_frames,
+        average_fps=num_frames / found.reach_seconds,
+        first_time_seconds=found.index.first_tick * found.index.seconds_per_tick,
+        **facts,
+    ), found.index
+
+
+def check_whole(path: Path, reach_seconds: float, declared_seconds: float | None) -> None:
+    """Raise ClipError `partial` where frames reach less than 95 % of what the stream declares."""
+    if declared_seconds and reach_seconds < WHOLE_SHARE * declared_seconds:
+        share = 100 * reach_seconds / declared_seconds
+        raise fail(
+            path,
+            "partial",
+            f"frames reach {reach_seconds:.2f} of {declared_seconds:.2f} s ({share:.0f} %); "
+            f"a whole clip reaches {WHOLE_SHARE:.0%}. The file was probably cut off: copy it again",
+        )
+
+
+def orientation(frame: VideoFrame) -> tuple[int, bool]:
+    """Clockwise degrees and whether to mirror left to right first, from a frame's display matrix.
+
+    Anything that is not a multiple of 90 degrees (within one) is garbage and counts as upright.
+    """
+    entries: Any = frame.side_data  # iterates over its entries, whatever its type says
+    for entry in entries:
+        if entry.type.name == "DISPLAYMATRIX" and entry.buffer_size == 36:
+            a, b, _, c, d, *_ = struct.unpack("=9i", bytes(entry))
+            return _orientation(a, b, c, d)
+    return 0, False
+
+
+def _orientation(a: int, b: int, c: int, d: int) -> tuple[int, bool]:
+    """Of the matrix that sends (x, y) to (ax + cy, bx + dy), y pointing down."""
+    determinant = a * d - b * c
+    if determinant == 0:
+        return 0, False
+    mirrored = determinant < 0
+    if mirrored:
+        a, b = -a, -b
+    degrees = math.degrees(math.atan2(b, a))
+    skew = abs(math.degrees(math.atan2(-c, d)) - degrees) % 360
+    nearest = round(degrees / 90) * 90
+    if abs(degrees - nearest) > 1 or min(skew, 360 - skew) > 1:
+        return 0, False
+    return nearest % 360, mirrored
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    index: PacketIndex
+    reach_seconds: float
+    """From the first shown frame to the end of the last."""
+
+
+def _scan(path: Path, container: InputContainer, stream: VideoStream, limits: ClipLimits) -> _Scan:
+    ticks: list[int | None] = []
+    durations: list[int] = []
+    key: list[bool] = []
+    shown: list[bool] = []
+    is_vp8 = stream.codec_context.name == "vp8"
+    for packet in packets(path, container, stream):
+        if not ticks and packet.has_sidedata("encryption_info"):
+            raise fail(
+                path, "encrypted", "the video stream is encrypted, and rbft has no key; export it without protection"
+            )
+        ticks.append(packet.pts if packet.pts is not None else packet.dts)
+        durations.append(packet.duration or 0)
+        key.append(packet.is_keyframe)
+        shown.append(not packet.is_discard and not (is_vp8 and not _vp8_shows(packet)))
+        if len(ticks) > limits.frames:
+            raise fail(path, "too_long", f"more than {limits.frames} frames (limits.frames)")
+    if not any(shown) or stream.time_base is None:
+        raise fail(path, "zero_length", "the video stream has no frames")
+    scale = float(stream.time_base)
+    return _index(path, ticks, durations, key, shown, scale)
+
+
+def _vp8_shows(packet: av.Packet) -> bool:
+    """Whether a VP8 packet holds a frame to show: bit 4 of its first byte (RFC 6386, section 9.1)."""
+    return bool(memoryview(packet)[0] & 0x10)
+
+
+def _index(
+    path: Path, ticks: list[int | None], durations: list[int], key: list[bool], shown: list[bool], scale: float
+) -> _Scan:
+    known = [t for t, s in zip(ticks, shown, strict=True) if s and t is not None]
+    if not known:
+        raise fail(path, "unreadable", "no packet carries a time")
+    first, last = min(known), max(known)
+    lasts = [d for t, d in zip(ticks, durations, strict=True) if t == last]
+    duration: float = max(lasts)
+    if duration <= 0 and len(known) > 1:
+        duration = float(np.median(np.diff(np.sort(np.array(known)))))
+    reach = (last - first + duration) * scale
+    if reach <= 0:
+        raise fail(path, "zero_length", f"{len(known)} frames with no duration")
+    complete = len(known) == sum(shown) == len(set(known)) and None not in ticks
+    index = PacketIndex(
+        ticks=np.array([first if t is None else t for t in ticks], np.int64),
+        key=np.array(key, np.bool_),
+        shown=np.array(shown, np.bool_),
+        seconds_per_tick=scale,
+        first_tick=first,
+        complete=complete,
+    )
+    return _Scan(index, reach)
+
+
+def _declared_seconds(container: InputContainer, stream: VideoStream, first_seconds: float) -> float | None:
+    """The duration of the video stream by its header, from its first frame on; None where nothing tells."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    tag = stream.metadata.get("DURATION", "")
+    end = _clock_seconds(tag)
+    if end is None and container.duration is not None and len(container.streams) == 1:
+        end = container.duration / av.time_base
+    return None if end is None else end - first_seconds
+
+
+def _clock_seconds(text: str) -> float | None:
+    """Seconds of a Matroska time such as 00:00:05.229000000; None where the text is no such time."""
+    parts = text.split(":")
+    try:
+        hours, minutes, seconds = (float(part) for part in parts)
+    except ValueError:
+        return None
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _sample_aspect(ratio: Fraction | None) -> float:
+    """Width of a pixel over its height; 1 where undefined or absurd."""
+    if not ratio or not 1 / _MAX_SAMPLE_ASPECT <= ratio <= _MAX_SAMPLE_ASPECT:
+        return 1.0
+    return float(ratio)
+
+
+def _first_frame(path: Path, limits: ClipLimits) -> VideoFrame:
+    with opened(path, limits) as (container, stream):
+        for packet in packets(path, container, stream):
+            with reasons(path, "decoding the first frame"):
+                try:
+                    frames = stream.codec_context.decode(packet)
+                except av.error.InvalidDataError:
+                    continue  # packets before the first that can be decoded, as in a recording that starts midway
+            if frames:
+                break
+        else:
+            with reasons(path, "decoding the first frame"):
+                frames = stream.codec_context.decode(None)
+        if not frames:
+            raise fail(path, "unreadable", "not one frame can be decoded")
+        frame = frames[0]
+        if frame.width * frame.height > limits.pixels:
+            raise too_many_pixels(path, frame.width, frame.height, limits)
+        return frame

@@ -1,0 +1,154 @@
+"""Train and test: given splits are kept; otherwise stratified by label, in whole groups, by a seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rbft.clips.manifest import Row
+from rbft.errors import ManifestError
+from rbft.experiment import SplitRule
+from rbft.records import Split
+
+_PASSES = 20
+
+
+def assign_splits(
+    rows: Sequence[Row], rule: SplitRule, *, contents: Mapping[str, str] | None = None
+) -> dict[str, Split]:
+    """A split for every clip, by clip id. The order of rows does not matter.
+
+    Rows of one group, of one file, or of equal contents (`contents`: clip id to hash) stay together. Unlabelled clips
+    follow their group, and else go to train. Raises ManifestError with every fault that the result has.
+    """
+    splits = propose_splits(rows, rule, contents=contents)
+    faults = split_faults(rows, splits)
+    if faults:
+        raise ManifestError(faults)
+    return splits
+
+
+def propose_splits(
+    rows: Sequence[Row], rule: SplitRule, *, contents: Mapping[str, str] | None = None
+) -> dict[str, Split]:
+    """What `assign_splits` does, faults or not."""
+    if any(row.split for row in rows):
+        return {row.clip_id: row.split or "train" for row in rows}
+    units = [_Unit.of(members, rule.seed) for members in _together(rows, contents or {})]
+    units.sort(key=lambda unit: unit.order)
+    totals = Counter(row.label for row in rows if row.label is not None)
+    balance = _Balance(totals, rule.test_share)
+    in_test: set[int] = set()
+    for _ in range(_PASSES):
+        moved = False
+        for number, unit in enumerate(units):
+            if unit.labels and balance.gains(unit.labels, enters=number not in in_test):
+                balance.move(unit.labels, enters=number not in in_test)
+                in_test ^= {number}
+                moved = True
+        if not moved:
+            break
+    return {
+        clip_id: "test" if number in in_test else "train"
+        for number, unit in enumerate(units)
+        for clip_id in unit.clip_ids
+    }
+
+
+def split_faults(rows: Sequence[Row], splits: Mapping[str, Split]) -> list[str]:
+    """What is wrong with a split: a group on both sides, a label absent from one, fewer than two clips of a label."""
+    faults = []
+    sides: dict[str, set[Split]] = defaultdict(set)
+    for row in rows:
+        if row.group is not None:
+            sides[row.group].add(splits[row.clip_id])
+    for group, both in sides.items():
+        if len(both) > 1:
+            faults.append(f"group {group!r} is in train and in test; a group is one source and stays in one split")
+    labels = list(dict.fromkeys(row.label for row in rows if row.label is not None))
+    if len(labels) == 1:
+        faults.append(f"every labelled clip is {labels[0]!r}; a classifier needs two labels or more")
+    counts = Counter((row.label, splits[row.clip_id]) for row in rows)
+    for label in labels:
+        train, test = counts[label, "train"], counts[label, "test"]
+        if train + test < 2:
+            faults.append(f"label {label!r} has 1 clip; two are needed, one to learn from and one to measure on")
+        elif not train or not test:
+            empty = "train" if not train else "test"
+            faults.append(
+                f"label {label!r} has no clip in {empty} ({train} in train, {test} in test); "
+                + ("its clips are all of one group" if _one_group(rows, label) else "give it clips there")
+            )
+    return faults
+
+
+def _one_group(rows: Iterable[Row], label: str) -> bool:
+    groups = {row.group for row in rows if row.label == label}
+    return len(groups) == 1 and None not in groups
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Clips that stay together, at their place in the seeded order."""
+
+    order: str
+    clip_ids: tuple[str, ...]
+    labels: Counter[str]
+
+    @classmethod
+    def of(cls, members: Sequence[Row], seed: int) -> _Unit:
+        ids = tuple(sorted(row.clip_id for row in members))
+        order = hashlib.sha256(f"{seed}\0{ids[0]}".encode()).hexdigest()
+        return cls(order, ids, Counter(row.label for row in members if row.label is not None))
+
+
+class _Balance:
+    """How far the test clips of each label are from their share; every label wants a clip on either side."""
+
+    def __init__(self, totals: Mapping[str, int], test_share: float) -> None:
+        self._totals = totals
+        self._targets = {
+            label: min(max(round(test_share * count), 1), max(count - 1, 0)) for label, count in totals.items()
+        }
+        self._test = dict.fromkeys(totals, 0)
+
+    def gains(self, labels: Mapping[str, int], *, enters: bool) -> bool:
+        """Whether moving a unit into or out of test brings the labels nearer to their targets."""
+        return sum(self._cost(label, n if enters else -n) - self._cost(label, 0) for label, n in labels.items()) < 0
+
+    def move(self, labels: Mapping[str, int], *, enters: bool) -> None:
+        """Move a unit into or out of test."""
+        for label, count in labels.items():
+            self._test[label] += count if enters else -count
+
+    def _cost(self, label: str, change: int) -> float:
+        total, test = self._totals[label], self._test[label] + change
+        bare = 10.0 * total**2 if total > 1 and test in (0, total) else 0.0
+        return (test - self._targets[label]) ** 2 + bare
+
+
+def _together(rows: Sequence[Row], contents: Mapping[str, str]) -> list[list[Row]]:
+    """Rows that share a group, a file or contents, transitively."""
+    parent: dict[Hashable, Hashable] = {}
+
+    def find(item: Hashable) -> Hashable:
+        parent.setdefault(item, item)
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    for row in rows:
+        keys: list[Hashable] = [("path", row.path)]
+        if row.group is not None:
+            keys.append(("group", row.group))
+        if row.clip_id in contents:
+            keys.append(("contents", contents[row.clip_id]))
+        for key in keys:
+            parent[find(key)] = find(("clip", row.clip_id))
+    members: dict[Hashable, list[Row]] = defaultdict(list)
+    for row in rows:
+        members[find(("clip", row.clip_id))].append(row)
+    return list(members.values())
