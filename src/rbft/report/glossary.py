@@ -40,7 +40,7 @@ _TERMS = {
         "The dot is the estimate, the whisker the interval, small ticks are single seeds."
     ),
     "F1": "For one label: the harmonic mean of precision (of the clips called so, how many are) and recall.",
-    "macro-F1": "The mean of F1 over the labels that have test clips, so that a rare label weighs as much as a frequent one.",
+    "macro-F1": "The mean of F1 over the labels with test clips: a rare label weighs as much as a frequent one.",
     "unreadable": "Share of the answers that name no label, or more than one.",
     "generated": (
         "A second readout: the model writes an answer freely and a strict reader looks for the label. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -62,6 +63,7 @@ def render_page(report: Report, material: ReportMaterial) -> str:
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("rbft.report"),
@@ -123,7 +125,7 @@ def _context(report: Report, material: ReportMaterial) -> dict[str, Any]:
 
 def _relative_link(path: str) -> str:
     """A link below the page's folder; the leading `./` keeps a path with a colon from being read as a scheme."""
-    return "./" + quote(path)
+    return "./" + quote(path, errors="replace")
 
 
 def _not_finite(value: Any, where: str) -> list[str]:

@@ -17,7 +17,7 @@ from rbft.report.material import PublishedRow
 
 MANY_LABELS = 3
 """Above this many labels, F1 per label gets a table of its own wherever width is short."""
-NARROW_TERMINAL = 100
+NARROW_TERMINAL = 110
 _DIRECTION = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 RowKind = Literal["arm", "baseline", "published"]
 
@@ -165,15 +165,16 @@ def interval_text(value: Value | None) -> str:
 
 
 def render_table(report: Report, console: Console) -> None:
-    """Print the main table (percent, 95 % intervals) and the comparisons; narrow terminals get F1 per label apart."""
+    """Print the main table and the comparisons in accuracy; F1 per label stands apart where width is short."""
     columns = main_columns(report)
     labels = [column for column in columns if column.label is not None]
     split = len(labels) > MANY_LABELS or console.width < NARROW_TERMINAL
     console.print(_rich_table(report, [c for c in columns if not (split and c.label is not None)]))
     if split:
         console.print(_rich_labels(report, labels))
-    if report.comparisons:
-        console.print(_rich_comparisons(report.comparisons))
+    accuracy = [comparison for comparison in report.comparisons if comparison.metric == "accuracy"]
+    if accuracy:
+        console.print(_rich_comparisons(accuracy))
     clips, seeds = report.dataset.test, sorted({seed for arm in report.arms.values() for seed in arm.seeds})
     console.print(
         Text(f"percent on {clips} test clips, 95 % intervals; seeds {', '.join(map(str, seeds))}", style="dim")

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+from PIL import Image
+
+from rbft.errors import StoreError
+from rbft.records import ArmReport, LeftOut, Report, Verdict
+from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
+from rbft.report.page import render_page, write_report
+from rbft.report.schema import SCHEMA_PATH, report_schema, write_schema
+
+SECTIONS = [
+    "verdict", "results", "comparisons", "dataset", "confusion", "loss", "reliability", "examples", "rationales",
+    "timings", "environment", "settings", "fingerprints", "notes", "glossary",
+]  # fmt: skip
+ARCHITECTURE = {
+    "dataset": {"train", "test", "labels", "majority_accuracy"},
+    "arms": {"seeds", "accuracy", "macro_f1", "f1", "confusion", "unreadable_rate"},
+    "comparisons": {"a", "b", "difference", "low", "high", "p", "verdict"},
+    "rationales": {"written", "kept", "dropped"},
+}
+
+
+@pytest.fixture(scope="module")
+def html(report: Report, material: ReportMaterial) -> str:
+    return render_page(report, material)
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_both_files_are_written_with_the_same_bytes_every_time(
+    tmp_path: Path, report: Report, material: ReportMaterial, html: str
+) -> None:
+    page = write_report(tmp_path / "run", report, material)
+    assert page == tmp_path / "run" / "report.html"
+    assert sorted(p.name for p in page.parent.iterdir()) == ["report.html", "report.json"]
+    assert page.read_text(encoding="utf-8") == html
+    assert Report.model_validate_json((page.parent / "report.json").read_bytes()) == report
+
+
+def test_json_has_the_keys_of_the_architecture(tmp_path: Path, report: Report) -> None:
+    found = json.loads((write_report(tmp_path, report, ReportMaterial()).parent / "report.json").read_bytes())
+    assert found["schema"] == 1
+    assert ARCHITECTURE["dataset"] <= set(found["dataset"])
+    assert ARCHITECTURE["rationales"] <= set(found["rationales"])
+    assert all(ARCHITECTURE["comparisons"] <= set(c) for c in found["comparisons"])
+    for arm in found["arms"].values():
+        assert ARCHITECTURE["arms"] <= set(arm)
+        assert set(arm["accuracy"]) == {"mean", "low", "high", "per_seed"}
+    assert isinstance(found["timing"], dict)
+    assert isinstance(found["environment"], dict)
+
+
+@pytest.mark.parametrize("which", ["report", "long_report", "small_report"])
+def test_written_json_fits_the_published_schema(tmp_path: Path, request: pytest.FixtureRequest, which: str) -> None:
+    write_report(tmp_path, request.getfixturevalue(which), ReportMaterial())
+    validator = Draft202012Validator(json.loads(SCHEMA_PATH.read_bytes()))
+    written = json.loads((tmp_path / "report.json").read_bytes())
+    assert list(validator.iter_errors(written)) == []
+    assert list(validator.iter_errors(written | {"schema": 2}))
+    assert list(validator.iter_errors({k: v for k, v in written.items() if k != "arms"}))
+
+
+def test_published_schema_is_the_one_the_records_give(tmp_path: Path) -> None:
+    assert json.loads(SCHEMA_PATH.read_bytes()) == report_schema()
+    write_schema(tmp_path / "schema.json")
+    assert (tmp_path / "schema.json").read_bytes() == SCHEMA_PATH.read_bytes()
+    Draft202012Validator.check_schema(report_schema())
+
+
+def test_a_number_that_is_not_finite_is_named_and_nothing_is_written(
+    tmp_path: Path, report: Report, arm_of: Callable[..., ArmReport]
+) -> None:
+    arm = arm_of("direct", report.dataset.labels)
+    broken = arm.model_copy(update={"accuracy": arm.accuracy.model_copy(update={"low": float("nan")})})
+    bad = report.model_copy(update={"arms": {"direct": broken}, "timing": {"decode": float("inf")}})
+    with pytest.raises(StoreError, match=r"report\.arms\.direct\.accuracy\.low is nan, report\.timing\.decode is inf"):
+        write_report(tmp_path, bad, ReportMaterial())
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["report", "long_report", "small_report"])
+def test_pages_are_well_formed(
+    request: pytest.FixtureRequest, page_of: Callable, material_of: Callable, which: str
+) -> None:
+    report = request.getfixturevalue(which)
+    for material in (ReportMaterial(), material_of(report, 1)):
+        page = page_of(render_page(report, material))
+        assert len(page.ids) == len(set(page.ids))
+        assert [id for id in page.ids if id in SECTIONS] == SECTIONS
+        fragments = {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")}
+        assert fragments == set(SECTIONS)
+
+
+def test_page_asks_nothing_of_the_network(html: str, page_of: Callable) -> None:
+    page = page_of(html)
+    assert "http" not in html.replace("http-equiv", "")
+    assert {tag for tag, _ in page.elements}.isdisjoint({"script", "link", "iframe", "object", "embed", "base", "form"})
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on") or name in ("srcset", "action", "xlink:href")]
+        if "src" in attributes:
+            assert tag == "img"
+            assert attributes["src"].startswith("data:image/jpeg;base64,")
+        for name in ("href", "style", "fill", "clip-path"):
+            assert "//" not in (attributes.get(name) or "")
+    assert not re.search(r"url\((?!#)|@import", html)
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.split("; ")[:3] == ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:"]
+
+
+def test_page_says_what_the_report_says(html: str, report: Report, page_of: Callable) -> None:
+    text = " ".join(page_of(html).text.split())
+    assert report.headline in text
+    for part in (*report.notes, *report.fingerprints.values(), *report.environment.values(), *report.timing):
+        assert part in text
+    for words in ("2 partial, 1 no video stream", "ends at 3.1 of 12.0 s", "says the same thing over and over",
+                  "3 of 3 that were dropped", "3 h 04 min", "learning_rate: 1.0e-05",
+                  "flagged: contradicts label", "from 2.3", "calibration error 11.9 % (9.9–13.9)"):  # fmt: skip
+        assert words in text
+    for arm in report.arms:
+        assert arm in text
+
+
+def test_page_with_nothing_to_show_says_so(small_report: Report, page_of: Callable) -> None:
+    text = " ".join(page_of(render_page(small_report, ReportMaterial())).text.split())
+    for words in ("nothing to compare it with", "No arm was trained", "No confidences were binned",
+                  "No example clips were chosen", "No arm has a rationale stage", "Nothing was timed"):  # fmt: skip
+        assert words in text
+    assert "rb-ft" not in text.split("Settings")[0].replace(small_report.headline, "")
+
+
+def test_many_long_labels_in_any_script_are_all_there(
+    long_report: Report, material_of: Callable, page_of: Callable
+) -> None:
+    page = page_of(render_page(long_report, material_of(long_report, 1, loss_curves=(), reliability={})))
+    for label in long_report.dataset.labels:
+        assert page.text.count(label) >= 6
+    assert "and 3 less likely labels" in page.text
+
+
+# -- strangers' text -----------------------------------------------------------------------------------------------
+
+PAYLOADS = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'><svg onload=alert(1)>",
+    "</style></title><script src=//evil.example></script>",
+    "{{ 7 * 7 }}{% raw %}",
+    "javascript:alert(1)",
+    "a\u202eb\x00c\ud800",
+]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_strangers_text_stays_text(payload: str, report: Report, example_of: Callable, page_of: Callable) -> None:
+    labels = {payload: 3, "other": 4}
+    arm = report.arms["rb-ft"]
+    estimate = arm.accuracy
+    hostile = report.model_copy(
+        update={
+            "name": payload,
+            "headline": payload,
+            "dataset": report.dataset.model_copy(update={"labels": labels, "train_labels": labels}),
+            "arms": {payload: arm.model_copy(update={"f1": dict.fromkeys(labels, estimate), "stages": (payload,)})},
+            "baselines": {payload: 0.5},
+            "comparisons": (report.comparisons[0].model_copy(update={"a": payload, "verdict": payload}),),
+            "rationales": report.rationales.model_copy(update={"dropped": {payload: 1}}),
+            "timing": {payload: 1.0},
+            "environment": {payload: payload},
+            "experiment": {"clips": payload},
+            "fingerprints": {payload: payload},
+            "notes": (payload,),
+        }
+    )
+    example = example_of(0, list(labels), [payload], clip_id=payload, rationale=payload,
+                         verdict=Verdict(kept=False, reasons=("empty",), detail=payload),
+                         arms={payload: ArmAnswer(payload, {payload: 1.0, "other": 0.0}, text=payload)})  # fmt: skip
+    page = page_of(
+        render_page(
+            hostile,
+            ReportMaterial(
+                loss_curves=[LossCurve(payload, payload, 0, [(1, 1.0), (2, 0.5)])],
+                reliability={payload: [ReliabilityBin(0.5, 0.5, 3)]},
+                examples=[example],
+                dropped_examples=[DroppedExample(payload, payload, (payload,), payload)],
+                left_out=[LeftOut(clip_id=payload, path=payload, reason="empty", detail=payload)],
+                artifacts={payload: payload.replace("/", "|")},
+            ),
+        )
+    )
+    tags = [tag for tag, _ in page.elements]
+    assert "script" not in tags
+    assert tags.count("img") == 6
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert all(a["href"].startswith(("#", "./")) for a in page.all("a"))
+    assert "49" not in page.text or "7 * 7" in page.text
+    assert payload.replace("\ud800", "?").replace("\x00", "") in page.text.replace("\x00", "").replace("\ufffd", "")
+
+
+def test_artifacts_link_below_the_folder_only(html: str, page_of: Callable) -> None:
+    links = [a["href"] for a in page_of(html).all("a") if not a["href"].startswith("#")]
+    assert links == ["./predictions/rb-ft.jsonl", "./rationales/kept.jsonl"]
+    for path in ("/etc/passwd", "../other", "a/../../b", ""):
+        with pytest.raises(ValueError, match="is not a path below the report's folder"):
+            ReportMaterial(artifacts={"x": path})
+
+
+# -- film strips ---------------------------------------------------------------------------------------------------
+
+
+def test_film_strips_show_frames_with_their_times(html: str, page_of: Callable) -> None:
+    page = page_of(html)
+    images = page.all("img")
+    assert len(images) == 3 * 6
+    assert [i["alt"] for i in images[:6]] == [f"frame at {t}" for t in ("0:00.0", "0:03.0", "0:06.0", "0:09.0", "0:12.0", "0:15.0")]  # fmt: skip  # noqa: E501
+    first = Image.open(io.BytesIO(base64.b64decode(images[0]["src"].split(",")[1])))
+    assert first.format == "JPEG"
+    assert first.size == (232, 129) == (int(images[0]["width"]), int(images[0]["height"]))
+
+
+def test_page_stays_small_with_many_noisy_clips(report: Report, example_of: Callable, page_of: Callable) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 400, 400, 3), dtype=np.uint8)
+    many = [
+        example_of(i, ["normal", "abnormal"], ["rb-ft"], frames=noise, seconds=range(6), rationale="words " * 100_000,
+                   arms={"rb-ft": ArmAnswer("normal" if i != 39 else None, {"normal": 0.6, "abnormal": 0.4})},
+                   label="normal")
+        for i in range(40)
+    ]  # fmt: skip
+    html = render_page(report, ReportMaterial(examples=many))
+    page = page_of(html)
+    assert len(html) < 3_000_000
+    assert len(page.all("img")) == 12 * 6
+    assert "✗ unreadable" in " ".join(page.text.split())
+    assert "more characters)" in page.text
+
+
+def test_frames_and_instants_must_fit() -> None:
+    frames = np.zeros((4, 8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match="clip: 4 frames but 3 instants"):
+        ExampleClip("clip", None, frames, [0, 1, 2])
+    with pytest.raises(ValueError, match=r"clip: frames are uint8 \[T, H, W, 3\], these are float32 \(4, 8, 8, 3\)"):
+        ExampleClip("clip", None, frames.astype(np.float32), [0, 1, 2, 3])
+    assert repr(ExampleClip("clip", "a", frames, [0, 1, 2, 3])) == "ExampleClip('clip', label='a', frames=[4, 8, 8, 3])"
