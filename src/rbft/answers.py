@@ -221,7 +221,7 @@ def audit(
     if not any(character.isalnum() for character in re.sub(r"</?\w+>", " ", plain)):
         found["empty"] = "no words"
     else:
-        words = _words(plain)
+        words = words_of(plain)
         missing = _missing_dimensions(plain, dimensions, thresholds)
         checks: dict[DropReason, str | None] = {
             "repeating": _repeats(plain, words, thresholds.repeating),
@@ -241,14 +241,15 @@ def audit(
 
 
 def num_words(text: str) -> int:
-    """Words of a text; in scripts without spaces every character is one."""
-    return len(_words(text))
+    """How many words a text has, as `words_of`."""
+    return len(words_of(text))
 
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+(?:'\w+)?")
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text, case folded; in scripts without spaces every character is one."""
     return _WORD.findall(text.casefold())
 
 

@@ -78,10 +78,11 @@ def smallest_detectable(second_moment: float, num_clips: int, num_seeds: int = 1
     `second_moment` v is the mean square of the per-clip differences: with one seed, the share of discordant clips.
     Solves sqrt(n) d = z(.975) sqrt(v) + z(.8) sqrt(v - d^2) for d: the sample size of McNemar's test (Connor,
     Biometrics 1987). A clip that differs does so by 1 / seeds or more, so v is at least d / seeds; where less was seen,
-    v = d / seeds stands in. On fewer than six clips no exact test reaches 5 %: 1.
+    v = d / seeds stands in (v = d where no clip differs). On fewer than six clips no exact test reaches 5 %: 1.
     """
     if num_clips < 6:
         return 1.0
+    num_seeds = num_seeds if second_moment else 1
     root = _Z_ALPHA * math.sqrt(num_clips) + _Z_POWER * math.sqrt(num_clips + _Z_POWER**2 - _Z_ALPHA**2)
     difference = math.sqrt(second_moment) * root / (num_clips + _Z_POWER**2)
     if 0 < difference <= second_moment * num_seeds:
