@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
@@ -53,7 +53,7 @@ class Row:
     kind: RowKind
     values: Mapping[str, Value]
     per_seed: tuple[float, ...] = ()
-    note: str = field(default="")
+    note: str = ""
 
 
 # -- building ------------------------------------------------------------------------------------------------------
