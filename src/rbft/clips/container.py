@@ -83,7 +83,7 @@ def opened(path: Path, limits: ClipLimits) -> Iterator[tuple[InputContainer, Vid
 
     Raises ClipError: missing, empty, unreadable, unsupported, no_video_stream, too_large.
     """
-    _check_file(path)
+    check_file(path)
     bound = limits.pixels + _ROUNDING_PIXELS * 20_000
     options = {
         "format_whitelist": ",".join(FORMATS + _AUDIO_FORMATS),
@@ -115,7 +115,8 @@ def too_many_pixels(path: Path, width: int, height: int, limits: ClipLimits) -> 
     return fail(path, "too_large", f"frames of {width}x{height}; limits.pixels allows {limits.pixels} in all")
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise ClipError where a path is not a regular file with bytes in it: missing, empty, unreadable."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -10,10 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from rbft.clips.cache import FrameCache, cache_key
 from rbft.clips.child import Request
+from rbft.clips.container import check_file
 from rbft.clips.frames import Frames, plan_frames
 from rbft.clips.manifest import Listing, Row, show
 from rbft.clips.pool import Reader, readers
@@ -23,20 +24,27 @@ from rbft.experiment import ClipLimits, Sampling, SplitRule
 from rbft.files import read_record, sha256_of, write_record
 from rbft.records import Clip, ClipProblem, FramePlan, Grid, LeftOut, Manifest, Probe, Split
 
-Progress = Callable[[int, int], None]
-"""Called with how many clips are done, and of how many."""
+Advance = Callable[[int], None]
+"""Called with how many clips were just finished."""
+
+
+class Problem(NamedTuple):
+    """Why a clip cannot be used: one word of `records.ClipProblem`, and an explanation for a person."""
+
+    reason: ClipProblem
+    detail: str
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was learned about one row. `problem` is a reason and its detail; `decoded`: frames were made now."""
+    """What was learned about one row. `decoded` says whether its frames were made now."""
 
     row: Row
     sha256: str | None = None
     probe: Probe | None = None
     plan: FramePlan | None = None
     key: str | None = None
-    problem: tuple[ClipProblem, str] | None = None
+    problem: Problem | None = None
     decoded: bool = False
 
 
@@ -45,11 +53,6 @@ class ClipFrames:
 
     def __init__(self, cache: FrameCache, plans: Mapping[str, tuple[str, FramePlan]]) -> None:
         self._cache, self._plans = cache, plans
-
-    @classmethod
-    def of(cls, cache: FrameCache, inspections: Sequence[Inspection]) -> ClipFrames:
-        """The frames of every inspected clip that has them."""
-        return cls(cache, {i.row.clip_id: (i.key, i.plan) for i in inspections if i.key and i.plan})
 
     def read(self, clip_id: str) -> Frames:
         """Frames of one clip, mapped from disk; raises StoreError where they are not there, or damaged."""
@@ -65,6 +68,11 @@ class ClipFrames:
         return self._plans[clip_id]
 
 
+def clip_frames(cache: FrameCache, inspections: Sequence[Inspection]) -> ClipFrames:
+    """The frames of every inspected clip that has them."""
+    return ClipFrames(cache, {i.row.clip_id: (i.key, i.plan) for i in inspections if i.key and i.plan})
+
+
 def inspect_clips(
     listing: Listing,
     *,
@@ -73,7 +81,7 @@ def inspect_clips(
     limits: ClipLimits,
     workers: int = 0,
     cache: FrameCache | None = None,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> list[Inspection]:
     """Read every listed clip, in the order of the listing, `workers` at a time (0: one for each processor).
 
@@ -89,26 +97,26 @@ def inspect_clips(
         for inspection in run(inspect, listing.rows):
             found.append(inspection)
             if progress is not None:
-                progress(len(found), len(listing.rows))
+                progress(1)
     return found
 
 
 def _inspect(
     reader: Reader, row: Row, sampling: Sampling, grid: Grid, limits: ClipLimits, cache: FrameCache | None
 ) -> Inspection:
-    if not row.path.is_file():
-        reason: ClipProblem = "unreadable" if row.path.exists() else "missing"
-        return Inspection(row, problem=(reason, "not a file" if row.path.exists() else "there is no such file"))
     try:
+        check_file(row.path)
         sha256 = sha256_of(row.path)
+    except ClipError as error:
+        return Inspection(row, problem=_problem(error.reason, error.detail))
     except OSError as error:
-        return Inspection(row, problem=("unreadable", f"cannot be read: {error.strerror}"))
+        return Inspection(row, problem=Problem("unreadable", f"cannot be read: {error.strerror}"))
     remembered = None if cache is None else _remembered(cache, sha256)
     if cache is not None and remembered is not None:
         try:
             plan = plan_frames(remembered, sampling, grid, start=row.start, end=row.end)
         except ClipError as error:
-            return Inspection(row, sha256, remembered, problem=(cast(ClipProblem, error.reason), error.detail))
+            return Inspection(row, sha256, remembered, problem=_problem(error.reason, error.detail))
         key = cache_key(sha256, plan)
         if cache.has(key):
             return Inspection(row, sha256, remembered, plan, key)
@@ -124,10 +132,14 @@ def _inspect(
             cache=None if cache is None else str(cache.root.resolve()),
         )
     )
-    problem = None if reply.problem is None else (cast(ClipProblem, reply.problem[0]), reply.problem[1])
+    problem = None if reply.problem is None else _problem(*reply.problem)
     if cache is not None and reply.probe is not None and problem is None:
         write_record(_memory(cache, sha256), reply.probe)
     return Inspection(row, sha256, reply.probe, reply.plan, reply.key, problem, reply.decoded)
+
+
+def _problem(reason: str, detail: str) -> Problem:
+    return Problem(cast(ClipProblem, reason), detail)
 
 
 def _memory(cache: FrameCache, sha256: str) -> Path:
@@ -182,7 +194,9 @@ def build_manifest(
 
 def bad_clip_faults(bad: Sequence[Inspection]) -> list[str]:
     """One line for each clip that cannot be read, and one with the next step."""
-    lines = [f"{show(i.row.listed)} ({i.row.where}): {i.problem[0]}: {show(i.problem[1])}" for i in bad if i.problem]
+    lines = [
+        f"{show(i.row.listed)} ({i.row.where}): {i.problem.reason}: {show(i.problem.detail)}" for i in bad if i.problem
+    ]
     if lines:
         lines.append(
             f"{len(lines)} clip{'s' if len(lines) > 1 else ''} cannot be used: mend or remove the files, or go on "

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -48,6 +49,17 @@ class Row:
         return self.start, self.end
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A listed clip that did not become a row, and the faults of its own."""
+
+    clip_id: str
+    listed: str
+    where: str
+    reason: Literal["outside", "manifest"]
+    detail: str
+
+
 @dataclass(frozen=True)
 class Listing:
     """What a manifest lists. Rows are those that could be read; `faults` say what could not, `notes` what was odd."""
@@ -57,6 +69,7 @@ class Listing:
     labels: dict[str, str]
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 def read_manifest(source: Path, *, labels: Mapping[str, str], allow_outside: bool = False) -> Listing:
@@ -79,6 +92,7 @@ def read_manifest(source: Path, *, labels: Mapping[str, str], allow_outside: boo
         labels=dict(labels) or found,
         notes=raw.notes,
         faults=raw.faults + tuple(reading.faults),
+        refused=tuple(reading.refused),
     )
 
 
@@ -109,38 +123,50 @@ class _Reading:
     labels: dict[str, str]
     allow_outside: bool
     rows: list[Row] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    _outside: bool = False
     _folders: dict[str, str] = field(default_factory=dict)
 
     def add(self, cells: Cells) -> None:
         """Turn the cells of one row into a Row, or into faults."""
         before = len(self.faults)
+        self._outside = False
+        row = self._row(cells)
+        if row is not None and len(self.faults) == before:
+            self.rows.append(row)
+            return
+        listed = str(cells.values.get("path") or "")
+        clip_id = str(cells.values.get("clip_id") or listed)
+        detail = "; ".join(fault.removeprefix(f"{self._name}: {cells.where}: ") for fault in self.faults[before:])
+        self.refused.append(Refused(clip_id, listed, cells.where, "outside" if self._outside else "manifest", detail))
+
+    def _row(self, cells: Cells) -> Row | None:
         listed = self._text(cells, "path")
         if not listed:
             self._fault(cells, "has no path")
-            return
+            return None
         path = self._path(cells, listed)
         start, end = self._seconds(cells, "start"), self._seconds(cells, "end")
         if start is not None and end is not None and end <= start:
             self._fault(cells, f"end {end:g} is not after start {start:g}")
         label, split = self._label(cells), self._split(cells)
         boxes = self._boxes(cells)
-        if path is None or len(self.faults) > before:
-            return
-        self.rows.append(
-            Row(
-                clip_id=self._text(cells, "clip_id") or _default_id(listed, start, end),
-                path=path,
-                listed=listed,
-                where=cells.where,
-                label=label,
-                split=split,
-                group=self._text(cells, "group"),
-                start=start,
-                end=end,
-                rationale=self._text(cells, "rationale"),
-                boxes=boxes,
-            )
+        clip_id, group, rationale = (self._text(cells, name) for name in ("clip_id", "group", "rationale"))
+        if path is None:
+            return None
+        return Row(
+            clip_id=clip_id or _default_id(listed, start, end),
+            path=path,
+            listed=listed,
+            where=cells.where,
+            label=label,
+            split=split,
+            group=group,
+            start=start,
+            end=end,
+            rationale=rationale,
+            boxes=boxes,
         )
 
     def compare(self) -> None:
@@ -221,6 +247,7 @@ class _Reading:
         joined = self.source.folder / listed
         address = _ADDRESS.match(listed)
         if address and not os.path.lexists(joined):
+            self._outside = True
             self._fault(
                 cells,
                 f"path {show(repr(listed))} starts with {address[0]!r} like an address; rbft reads local files only: "
@@ -229,6 +256,7 @@ class _Reading:
             return None
         real = Path(self._real(joined))
         if not self.allow_outside and not real.is_relative_to(self.source.root):
+            self._outside = True
             self._fault(
                 cells,
                 f"path {show(repr(listed))} leads outside {show(self.source.root)}; move the clip there, or allow it "
@@ -314,12 +342,10 @@ def _default_id(listed: str, start: float | None, end: float | None) -> str:
     return f"{name}@{start or 0:g}-{'' if end is None else f'{end:g}'}"
 
 
-def rows_of_files(paths: Sequence[Path]) -> Listing:
-    """A listing of bare files, unlabelled, each its own row; wherever they lie. Raises nothing: see `faults`."""
-    rows = []
-    for number, path in enumerate(paths, 1):
-        rows.append(Row(str(path), Path(os.path.realpath(path)), str(path), f"file {number}"))
+def listing_of_files(paths: Sequence[Path]) -> Listing:
+    """Bare files as a listing: unlabelled, wherever they lie, named by their path."""
+    rows = [
+        Row(str(path), Path(os.path.realpath(path)), str(path), f"file {number}")
+        for number, path in enumerate(paths, 1)
+    ]
     return Listing(Path(), tuple(rows), {})
-
-
-__all__ = ["Listing", "Row", "nearest_spelling", "read_manifest", "rows_of_files", "show"]

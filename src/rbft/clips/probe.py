@@ -45,7 +45,11 @@ def examine(path: Path, limits: ClipLimits) -> tuple[Probe, PacketIndex]:
         }
         sample_aspect = _sample_aspect(stream.sample_aspect_ratio)
     check_whole(path, found.reach_seconds, declared)
-    frame = _first_frame(path, limits)
+    frame = found.first_frame
+    if frame is None:
+        raise fail(path, "unreadable", "not one frame can be decoded")
+    if frame.width * frame.height > limits.pixels:
+        raise too_many_pixels(path, frame.width, frame.height, limits)
     rotation, mirrored = orientation(frame)
     width, height = max(1, round(frame.width * sample_aspect)), frame.height
     if rotation % 180:
@@ -114,6 +118,7 @@ class _Scan:
     index: PacketIndex
     reach_seconds: float
     """From the first shown frame to the end of the last."""
+    first_frame: VideoFrame | None
 
 
 def _scan(path: Path, container: InputContainer, stream: VideoStream, limits: ClipLimits) -> _Scan:
@@ -122,6 +127,7 @@ def _scan(path: Path, container: InputContainer, stream: VideoStream, limits: Cl
     key: list[bool] = []
     shown: list[bool] = []
     is_vp8 = stream.codec_context.name == "vp8"
+    frame = None
     for packet in packets(path, container, stream):
         if not ticks and packet.has_sidedata("encryption_info"):
             raise fail(
@@ -133,20 +139,33 @@ def _scan(path: Path, container: InputContainer, stream: VideoStream, limits: Cl
         shown.append(not packet.is_discard and not (is_vp8 and not _vp8_shows(packet)))
         if len(ticks) > limits.frames:
             raise fail(path, "too_long", f"more than {limits.frames} frames (limits.frames)")
+        frame = frame or _decoded(path, stream, packet)
+    frame = frame or _decoded(path, stream, None)
     if not any(shown) or stream.time_base is None:
         raise fail(path, "zero_length", "the video stream has no frames")
-    scale = float(stream.time_base)
-    return _index(path, ticks, durations, key, shown, scale)
+    index, reach = _index(path, ticks, durations, key, shown, float(stream.time_base))
+    return _Scan(index, reach, frame)
 
 
-def _vp8_shows(packet: av.Packet) -> bool:
+def _decoded(path: Path, stream: VideoStream, packet: av.Packet[VideoStream] | None) -> VideoFrame | None:
+    """The first frame that a packet gives. A recording that starts midway begins with packets that give none."""
+    with reasons(path, "decoding the first frame"):
+        try:
+            frames = stream.codec_context.decode(packet)
+        except av.error.InvalidDataError:
+            return None
+    return frames[0] if frames else None
+
+
+def _vp8_shows(packet: av.Packet[VideoStream]) -> bool:
     """Whether a VP8 packet holds a frame to show: bit 4 of its first byte (RFC 6386, section 9.1)."""
     return bool(memoryview(packet)[0] & 0x10)
 
 
 def _index(
     path: Path, ticks: list[int | None], durations: list[int], key: list[bool], shown: list[bool], scale: float
-) -> _Scan:
+) -> tuple[PacketIndex, float]:
+    """The index, and the seconds from the first shown frame to the end of the last."""
     known = [t for t, s in zip(ticks, shown, strict=True) if s and t is not None]
     if not known:
         raise fail(path, "unreadable", "no packet carries a time")
@@ -167,7 +186,7 @@ def _index(
         first_tick=first,
         complete=complete,
     )
-    return _Scan(index, reach)
+    return index, reach
 
 
 def _declared_seconds(container: InputContainer, stream: VideoStream, first_seconds: float) -> float | None:
@@ -196,24 +215,3 @@ def _sample_aspect(ratio: Fraction | None) -> float:
     if not ratio or not 1 / _MAX_SAMPLE_ASPECT <= ratio <= _MAX_SAMPLE_ASPECT:
         return 1.0
     return float(ratio)
-
-
-def _first_frame(path: Path, limits: ClipLimits) -> VideoFrame:
-    with opened(path, limits) as (container, stream):
-        for packet in packets(path, container, stream):
-            with reasons(path, "decoding the first frame"):
-                try:
-                    frames = stream.codec_context.decode(packet)
-                except av.error.InvalidDataError:
-                    continue  # packets before the first that can be decoded, as in a recording that starts midway
-            if frames:
-                break
-        else:
-            with reasons(path, "decoding the first frame"):
-                frames = stream.codec_context.decode(None)
-        if not frames:
-            raise fail(path, "unreadable", "not one frame can be decoded")
-        frame = frames[0]
-        if frame.width * frame.height > limits.pixels:
-            raise too_many_pixels(path, frame.width, frame.height, limits)
-        return frame

@@ -17,6 +17,7 @@ VIDEO_SUFFIXES = frozenset(
     (".3g2", ".3gp", ".asf", ".avi", ".flv", ".gif", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
      ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv")
 )  # fmt: skip
+MANIFEST_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json"))
 _SPLIT_FOLDERS = {"train", "test"}
 _MAX_CELL = 10_000_000
 
@@ -243,8 +244,14 @@ def _folder(folder: Path, notes: list[str]) -> Iterator[Cells]:
             split, label = (parts[0], parts[1]) if split_tops else (None, parts[0])
             listed = path.relative_to(folder).as_posix()
             yield Cells(listed, {"path": listed, "label": label, "split": split})
-    if strangers:
-        notes.append(f"{len(strangers)} files are not videos by their name and are not listed, {strangers[0]!r} first")
+    notes += stranger_notes(strangers)
+
+
+def stranger_notes(strangers: list[str]) -> list[str]:
+    """A note about files that are not listed, where there are any."""
+    if not strangers:
+        return []
+    return [f"{len(strangers)} files are not videos by their name and are not listed, {strangers[0]!r} first"]
 
 
 def files_below(folder: Path, strangers: list[str]) -> Iterator[Path]:

@@ -1,0 +1,240 @@
+"""`rbft check`: would a run start on these clips? A table for people, one JSON object per clip for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rbft.clips.ingest import Inspection, duplicates, inspect_clips, splits_of
+from rbft.clips.manifest import Listing, Refused, Row, listing_of_files, read_manifest, show
+from rbft.clips.sources import MANIFEST_SUFFIXES, files_below, stranger_notes
+from rbft.clips.split import split_faults
+from rbft.experiment import ClipLimits, Sampling, SplitRule
+from rbft.progress import Reporter
+from rbft.records import Grid, Split
+
+MAX_GOOD_ROWS = 40
+"""Clips without a problem that the table shows; the JSON has all."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found. `faults` are those of the manifest and the split; clips that cannot be read are `bad`."""
+
+    listing: Listing
+    inspections: tuple[Inspection, ...]
+    splits: Mapping[str, Split]
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+    grid: Grid
+
+    @property
+    def bad(self) -> list[Inspection]:
+        """Clips that cannot be used."""
+        return [i for i in self.inspections if i.problem is not None]
+
+    @property
+    def exit_code(self) -> int:
+        """0 where a run could start, 2 where it could not."""
+        return 2 if self.faults or self.bad or not self.inspections else 0
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        listed = len(self.inspections) + len(self.listing.refused)
+        clips = f"{listed} clip{'' if listed == 1 else 's'}"
+        if self.exit_code == 0:
+            if not self.listing.labels:
+                return f"{clips}, no labels: every clip can be read."
+            return f"{clips}, {len(self.listing.labels)} labels: every clip can be read, and a run could start."
+        parts = []
+        if self.bad:
+            parts.append(f"{len(self.bad)} of {clips} cannot be used (a run goes on without them under leave-out)")
+        if self.faults:
+            parts.append(f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''} in the list to mend first")
+        return f"A run would stop: {'; '.join(parts) or 'there is no clip'}."
+
+
+def check(
+    source: Path,
+    *,
+    labels: Mapping[str, str],
+    sampling: Sampling,
+    grid: Grid,
+    limits: ClipLimits,
+    workers: int = 0,
+    allow_outside: bool = False,
+) -> CheckResult:
+    """Read every clip of a manifest, a folder, or a single video, and find what would stop a run. Writes nothing."""
+    listing = _listing(source, labels, allow_outside)
+    reporter = Reporter(quiet=not sys.stderr.isatty())
+    with reporter.counted("Reading clips", len(listing.rows)) as advance:
+        inspections = inspect_clips(
+            listing, sampling=sampling, grid=grid, limits=limits, workers=workers, progress=advance
+        )
+    good = [i for i in inspections if i.problem is None]
+    splits = splits_of(good, SplitRule())
+    faults, notes = duplicates(good, splits)
+    if any(i.row.label is not None for i in good):
+        faults += split_faults([i.row for i in good], splits)
+        used = {i.row.label for i in good}
+        unused = [label for label in listing.labels if label not in used]
+        faults += [f"label {show(repr(label))} has no clip that can be used" for label in unused]
+    return CheckResult(
+        listing=listing,
+        inspections=tuple(inspections),
+        splits=splits,
+        faults=listing.faults + tuple(faults),
+        notes=listing.notes + tuple(notes),
+        grid=grid,
+    )
+
+
+def _listing(source: Path, labels: Mapping[str, str], allow_outside: bool) -> Listing:
+    if source.is_file() and source.suffix.lower() not in MANIFEST_SUFFIXES:
+        return listing_of_files([source])
+    if source.is_dir() and not labels and not _has_label_folders(source):
+        strangers: list[str] = []
+        paths = list(files_below(source, strangers))
+        rows = tuple(
+            Row(name, path.resolve(), name, f"file {number}")
+            for number, (path, name) in enumerate([(p, p.relative_to(source).as_posix()) for p in paths], 1)
+        )
+        faults = () if rows else (f"{show(source)}: holds no video",)
+        return Listing(source, rows, {}, tuple(stranger_notes(strangers)), faults)
+    return read_manifest(source, labels=labels, allow_outside=allow_outside)
+
+
+def _has_label_folders(folder: Path) -> bool:
+    """Whether two folders or more hold videos: then they are labels, else the folder is a heap of clips."""
+    holding = [top for top in folder.iterdir() if top.is_dir() and next(files_below(top, []), None) is not None]
+    return len(holding) > 1
+
+
+# -- programs ------------------------------------------------------------------------------------------------------
+
+
+def to_json_lines(result: CheckResult) -> str:
+    """One JSON object a clip, one a line; what is not known is null."""
+    lines = [_facts(i, result.grid) for i in result.inspections] + [_refused_facts(r) for r in result.listing.refused]
+    return "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines)
+
+
+def _facts(inspection: Inspection, grid: Grid) -> dict[str, object]:
+    probe, plan, problem = inspection.probe, inspection.plan, inspection.problem
+    return {
+        "clip_id": inspection.row.clip_id,
+        "path": inspection.row.listed,
+        "status": "ok" if problem is None else "error",
+        "reason": None if problem is None else f"{problem.reason}: {problem.detail}",
+        "duration_seconds": None if probe is None else probe.duration_seconds,
+        "width": None if probe is None else probe.width,
+        "height": None if probe is None else probe.height,
+        "num_frames": None if probe is None else probe.num_frames,
+        "average_fps": None if probe is None else probe.average_fps,
+        "codec": None if probe is None else probe.codec,
+        "sampled_frames": None if plan is None or problem is not None else plan.num_frames,
+        "visual_tokens": None if plan is None or problem is not None else visual_tokens(inspection, grid),
+    }
+
+
+def _refused_facts(refused: Refused) -> dict[str, object]:
+    unknown = ("duration_seconds", "width", "height", "num_frames", "average_fps", "codec", "sampled_frames")
+    return {
+        "clip_id": refused.clip_id,
+        "path": refused.listed,
+        "status": "error",
+        "reason": f"{refused.reason}: {refused.detail}",
+        **dict.fromkeys((*unknown, "visual_tokens")),
+    }
+
+
+def visual_tokens(inspection: Inspection, grid: Grid) -> int:
+    """Language-model tokens that a clip's frames become."""
+    plan = inspection.plan
+    if plan is None:
+        return 0
+    return -(-plan.num_frames // grid.temporal_patch_size) * (plan.height // grid.pixels) * (plan.width // grid.pixels)
+
+
+# -- people --------------------------------------------------------------------------------------------------------
+
+
+def render_table(result: CheckResult, console: Console) -> None:
+    """Clips, counts by label and split, faults, notes, and one sentence."""
+    console.print(_clip_table(result))
+    hidden = len(result.inspections) - len(result.bad) - MAX_GOOD_ROWS
+    if hidden > 0:
+        _say(console, f"and {hidden} more clips without a problem (--json lists all)")
+    if any(i.row.label is not None for i in result.inspections):
+        console.print(_label_table(result))
+    good = [i for i in result.inspections if i.problem is None]
+    seconds = sum(i.probe.duration_seconds for i in good if i.probe)
+    frames = sum(i.plan.num_frames for i in good if i.plan)
+    tokens = [visual_tokens(i, result.grid) for i in good]
+    _say(
+        console,
+        f"{len(good)} clips, {seconds / 60:.1f} minutes, {frames} sampled frames, {sum(tokens)} visual tokens"
+        + (f" ({min(tokens)} to {max(tokens)} a clip)" if tokens else ""),
+    )
+    for note in result.notes:
+        _say(console, f"note: {note}")
+    for fault in result.faults:
+        _say(console, f"fault: {fault}", "red")
+    _say(console, result.summary, "bold red" if result.exit_code else "bold green")
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style))
+
+
+def _clip_table(result: CheckResult) -> Table:
+    table = Table("clip", "label", "split", "seconds", "size", "frames", "fps", "codec", "sampled", "tokens", "status")
+    for column in table.columns[3:10]:
+        column.justify = "right"
+    good = [i for i in result.inspections if i.problem is None]
+    for inspection in result.bad + good[:MAX_GOOD_ROWS]:
+        table.add_row(*_table_cells(inspection, result))
+    for refused in result.listing.refused:
+        table.add_row(Text(show(refused.clip_id)), *[""] * 9, Text(f"{refused.reason}: {refused.detail}", style="red"))
+    return table
+
+
+def _table_cells(inspection: Inspection, result: CheckResult) -> list[Text]:
+    row, probe, plan, problem = inspection.row, inspection.probe, inspection.plan, inspection.problem
+    cells = [show(row.clip_id), show(row.label or "-"), result.splits.get(row.clip_id, "-")]
+    if probe is None:
+        cells += [""] * 5
+    else:
+        cells += [
+            f"{probe.duration_seconds:.2f}", f"{probe.width}x{probe.height}", str(probe.num_frames),
+            f"{probe.average_fps:.2f}", probe.codec,
+        ]  # fmt: skip
+    if plan is None or problem is not None:
+        cells += ["", ""]
+    else:
+        cells += [f"{plan.num_frames} of {plan.width}x{plan.height}", str(visual_tokens(inspection, result.grid))]
+    status = Text("ok", "green") if problem is None else Text(f"{problem.reason}: {show(problem.detail)}", "red")
+    return [*map(Text, cells), status]
+
+
+def _label_table(result: CheckResult) -> Table:
+    table = Table("label", "train", "test", "cannot be used")
+    good = [i for i in result.inspections if i.problem is None]
+    counts = Counter((i.row.label, result.splits[i.row.clip_id]) for i in good)
+    bad = Counter(i.row.label for i in result.bad)
+    labels: list[str | None] = list(result.listing.labels)
+    if any(i.row.label is None for i in result.inspections):
+        labels.append(None)
+    for label in labels:
+        name = "(no label)" if label is None else show(label)
+        table.add_row(Text(name), str(counts[label, "train"]), str(counts[label, "test"]), str(bad[label]))
+    return table
