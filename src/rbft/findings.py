@@ -14,14 +14,14 @@ import numpy as np
 
 from rbft import __version__
 from rbft.clips.ingest import ClipFrames
-from rbft.evaluation.baselines import simple_baselines
+from rbft.evaluation.baselines import ClipFeatures, mean_brightness, motion_energy, simple_baselines
 from rbft.evaluation.compare import write_predictions_csv
 from rbft.evaluation.metrics import reliability
 from rbft.evaluation.verdict import arm_report, compare, dataset_report, headline
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
 from rbft.rationales.audit import summarise
-from rbft.records import ArmReport, Checkpoint, Clip, Comparison, LossPoint, Manifest, Prediction, Rationale, Report
+from rbft.records import ArmReport, Checkpoint, Clip, Comparison, LossPoint, Manifest, Prediction, Probe, Rationale, Report
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import write_report
 from rbft.store import RunStore
@@ -44,6 +44,7 @@ class Findings:
     store: RunStore
     manifest: Manifest
     frames: ClipFrames
+    probes: Mapping[str, Probe]
     arms: Mapping[str, ArmRun]
     rationales: Sequence[Rationale]
     examples: Sequence[Clip]
@@ -115,18 +116,28 @@ def _comparisons(findings: Findings) -> list[Comparison]:
 
 
 def _baselines(findings: Findings) -> dict[str, float]:
-    """Accuracy of classifiers that look at frame size or motion alone."""
-    clips = [clip for clip in findings.manifest.clips if clip.label is not None]
-    shown = [findings.frames.read(clip.clip_id).data for clip in clips]
-    size = np.array([[*frames.shape[1:3], len(frames)] for frames in shown], dtype=float)
-    motion = np.array([[_motion(frames)] for frames in shown])
-    return simple_baselines(clips, {"frame size": size, "motion energy": motion})
+    """Test accuracy of classifiers that look at frame size, length, brightness or motion alone."""
+    train, test = (findings.manifest.of(split, labelled=True) for split in ("train", "test"))
+    found = simple_baselines(
+        [_features(findings, clip) for clip in train],
+        [str(clip.label) for clip in train],
+        [_features(findings, clip) for clip in test],
+        {clip.clip_id: clip.label for clip in test},
+        findings.labels,
+    )
+    return {name: sum(p.label == p.truth for p in made) / len(made) for name, made in found.items()}
 
 
-def _motion(frames: np.ndarray) -> float:
-    """Mean absolute difference of neighbouring frames, 0 to 255, over every fourth pixel."""
-    small = np.asarray(frames[:, ::4, ::4], dtype=np.int16)
-    return float(np.abs(np.diff(small, axis=0)).mean()) if len(small) > 1 else 0.0
+def _features(findings: Findings, clip: Clip) -> ClipFeatures:
+    frames, probe = findings.frames.read(clip.clip_id).data, findings.probes[clip.clip_id]
+    return ClipFeatures(
+        clip_id=clip.clip_id,
+        width=probe.width,
+        height=probe.height,
+        duration_seconds=clip.duration_seconds,
+        motion_energy=motion_energy(frames),
+        mean_brightness=mean_brightness(frames),
+    )
 
 
 def _classifier(findings: Findings, rows: Mapping[str, ArmReport]) -> Path | None:

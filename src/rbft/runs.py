@@ -24,7 +24,7 @@ from rbft.models.vlm import VLM, load_grid
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
 from rbft.rationales.generate import rationale_key, write_rationales
-from rbft.records import Checkpoint, Clip, Example, Manifest, Prediction, Rationale, Report, fingerprint
+from rbft.records import Checkpoint, Clip, Example, Manifest, Prediction, Probe, Rationale, Report, fingerprint
 from rbft.store import RunStore
 from rbft.training.examples import label_examples, rationale_examples
 from rbft.training.stages import StageJob, run_stage
@@ -79,6 +79,8 @@ class _Session:
     reporter: Reporter
     manifest: Manifest
     frames: ClipFrames
+    frame_keys: dict[str, str]
+    probes: dict[str, Probe]
     prompts: Prompts
     thresholds: AuditThresholds
     base: Checkpoint
@@ -149,6 +151,8 @@ def _prepare(experiment: Experiment, reporter: Reporter) -> _Session:
         reporter=reporter,
         manifest=manifest,
         frames=clip_frames(cache, inspections),
+        frame_keys={i.row.clip_id: i.key for i in inspections if i.key is not None},
+        probes={i.row.clip_id: i.probe for i in inspections if i.probe is not None},
         prompts=prompts,
         thresholds=thresholds,
         base=base,
@@ -177,7 +181,7 @@ def _write_rationales(session: _Session, clips: Sequence[Clip], what: str, step:
             lambda: session.vlm(session.base.path, working),
             clips,
             session.frames,
-            session.frames.keys,
+            session.frame_keys,
             session.prompts,
             settings,
             session.thresholds,
@@ -228,7 +232,7 @@ def _run_stage(
         sampling=session.experiment.sampling,
         length_normalisation=session.experiment.evaluation.length_normalisation,
         clips=session.clips,
-        frame_keys=session.frames.keys,
+        frame_keys=session.frame_keys,
     )
     if session.store.checkpoint(job.key).is_dir():
         return run_stage(job, session.store, session.frames)
@@ -265,7 +269,7 @@ def _predict(session: _Session, arm: Arm, checkpoint: Checkpoint, seed: int) -> 
     key = fingerprint(
         "predict", checkpoint.fingerprint, session.prompts.label(), list(session.prompts.labels),
         settings.length_normalisation, settings.generate,
-        [(clip.clip_id, clip.label, session.frames.keys[clip.clip_id]) for clip in test],
+        [(clip.clip_id, clip.label, session.frame_keys[clip.clip_id]) for clip in test],
     )  # fmt: skip
     what = f"{arm.name}, seed {seed}: test clips" if arm.stages else f"{arm.name}: test clips"
     step = f"predict {arm.name}"
@@ -293,6 +297,7 @@ def _report(session: _Session, arms: Mapping[str, ArmRun]) -> Outcome:
         store=session.store,
         manifest=session.manifest,
         frames=session.frames,
+        probes=session.probes,
         arms=arms,
         rationales=list((session.rationales or {}).values()),
         examples=examples,

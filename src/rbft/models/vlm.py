@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
@@ -104,7 +105,7 @@ class VLM:
                 trust_remote_code=allow_remote_code,
             )
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{source.name}: cannot be loaded: {_first_line(error)}") from error
         return cls(model.to(device).eval(), processor, source)
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rbft.clips.cache import FrameCache
-from rbft.clips.ingest import clip_frames, inspect_clips
-from rbft.clips.manifest import listing_of_files
-from rbft.errors import ClipError, UserError
+from rbft.clips.ingest import ClipFrames, clip_frames, inspect_clips
+from rbft.clips.manifest import Row, rows_of_files, show
+from rbft.errors import UserError
 from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import ClipLimits, Evaluation
 from rbft.models.generate import generate
@@ -69,7 +69,7 @@ class Classifier:
         self, files: Sequence[str | Path], *, rationale: bool = False, limits: ClipLimits | None = None
     ) -> list[Answer]:
         """Classify files, in their order."""
-        listing = listing_of_files([Path(file) for file in files])
+        listing = rows_of_files([Path(file) for file in files])
         with tempfile.TemporaryDirectory(prefix="rbft-") as folder:
             cache = FrameCache(Path(folder))
             inspections = inspect_clips(
@@ -82,13 +82,14 @@ class Classifier:
             )
             bad = [i for i in inspections if i.problem is not None]
             if bad:
-                raise UserError([str(ClipError(str(i.row.path), i.problem.reason, i.problem.detail)) for i in bad])
+                raise UserError([f"{show(i.row.listed)}: {i.problem[0]}: {show(i.problem[1])}" for i in bad if i.problem])
             frames = clip_frames(cache, inspections)
-            return [self._one(row.clip_id, str(row.path), frames, rationale) for row in listing.rows]
+            return [self._one(row, frames, rationale) for row in listing.rows]
 
-    def _one(self, clip_id: str, path: str, frames, rationale: bool) -> Answer:
-        shown, plan = frames.read(clip_id), frames.plan(clip_id)
-        made = self._query.answer(self._card.checkpoint.fingerprint, [(clip_id, None)], [self._query.encode(shown, plan)])
+    def _one(self, row: Row, frames: ClipFrames, rationale: bool) -> Answer:
+        shown, plan = frames.read(row.clip_id), frames.plan(row.clip_id)
+        encoded = self._query.encode(shown, plan)
+        made = self._query.answer(self._card.checkpoint.fingerprint, [(row.clip_id, None)], [encoded])
         text = None
         if rationale:
             asked = self._vlm.encode(shown, plan, self._card.prompts.rationale())
@@ -96,7 +97,7 @@ class Classifier:
         prediction = made[0]
         assert prediction.label is not None, "a scored label is always one of the set"
         return Answer(
-            path=path,
+            path=row.listed,
             label=prediction.label,
             probabilities=prediction.probabilities,
             log_probabilities=prediction.log_probabilities,
@@ -109,11 +110,11 @@ def render_answers(answers: Sequence[Answer], console: Console) -> None:
     table = Table("clip", "label", *[f"p({label})" for label in answers[0].probabilities])
     for answer in answers:
         table.add_row(
-            ascii(answer.path)[1:-1] if not answer.path.isprintable() else answer.path,
+            show(answer.path),
             answer.label,
             *[f"{p:.3f}" for p in answer.probabilities.values()],
         )
     console.print(table)
     for answer in answers:
         if answer.rationale is not None:
-            console.print(f"{answer.path}: {answer.rationale}", markup=False, highlight=False)
+            console.print(f"{show(answer.path)}: {answer.rationale}", markup=False, highlight=False)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from torch.utils.tensorboard import SummaryWriter
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from rbft.errors import RbftError
+from rbft.errors import CheckpointError, RbftError
 from rbft.experiment import Lora, Training
 from rbft.files import write_jsonl
 from rbft.models.vlm import VLM, FrameSource
@@ -24,6 +26,7 @@ from rbft.store import is_sealed, seal
 from rbft.training.batches import IGNORED, Collator, ExampleDataset
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TRAINED_FILE = "trained.safetensors"
 
 
 def num_steps(num_examples: int, recipe: Training) -> int:
@@ -98,6 +101,26 @@ class AnswerTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Only what is trained, under the model's own names.
+
+        The Trainer's way renames parameters on saving and, on resuming, silently keeps the base weights of those that
+        it then cannot find (transformers 5.23, Qwen2.5-VL).
+        """
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_trained(self.model), folder / TRAINED_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Put back what `_save` wrote; every trained parameter must be there, and no other."""
+        saved = load_file(Path(resume_from_checkpoint) / TRAINED_FILE)
+        parameters = _trained(self.model if model is None else model)
+        if saved.keys() != parameters.keys():
+            raise CheckpointError(f"{resume_from_checkpoint}: holds other parameters than this stage trains; delete it")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(saved[name])
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -147,8 +170,12 @@ def parameter_groups(vlm: VLM, model: Any, recipe: Training, decayed: Sequence[s
             "lr": recipe.vision_learning_rate if in_vision else recipe.learning_rate,
             "weight_decay": recipe.weight_decay if is_decayed else 0.0,
         }
-        for (in_vision, is_decayed), parameters in groups.items()
+        for (in_vision, is_decayed), parameters in sorted(groups.items(), key=lambda group: group[0])
     ]
+
+
+def _trained(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path) -> TrainingArguments:
@@ -194,7 +221,9 @@ def _with_adapters(vlm: VLM, lora: Lora) -> Any:
         lora_dropout=lora.dropout,
         target_modules=rf"(?:{language})\..*\.(?:{'|'.join(LORA_LAYERS)})",
     )
-    return get_peft_model(vlm.model, config)
+    with warnings.catch_warnings():  # peft reads a name that transformers has just renamed
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        return get_peft_model(vlm.model, config)
 
 
 class _SealSaves(TrainerCallback):

@@ -1,0 +1,22 @@
+"""Fixtures that many tests share. Threads are few, because the machines that run tests are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small random checkpoint of every family, on disk."""
+    from factories import FAMILY_NAMES, build_checkpoint
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {name: build_checkpoint(name, root / name) for name in FAMILY_NAMES}
