@@ -413,6 +413,8 @@ def test_the_headline_says_what_to_use_and_how_sure() -> None:
         f"{use} Whether rationales help, these clips cannot tell: they are too few to show any difference "
         "(rb-ft is 2.0 points below direct, 95 % interval -10.0 to +6.0, p = 0.60)."
     )
+    turned = [comparison("rb-ft", "direct-matched", -0.14, 0.0004, "hurt")]
+    assert headline(arms, turned, dataset) == headline(arms, shown, dataset)
     assert headline(arms, [], dataset) == use
     weak = {name: arms[name] for name in ("zero-shot",)}
     assert headline(weak, [], dataset).endswith("These clips do not show that zero-shot beats that constant answer.")

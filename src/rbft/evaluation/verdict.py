@@ -271,11 +271,19 @@ def _rationale_comparison(arms: Mapping[str, ArmReport], comparisons: Sequence[C
     """The accuracy comparison that isolates rationales: against the trained control with the nearest step count."""
 
     def writes(arm: str) -> bool:
-        return arm in arms and any(stage.startswith("rationale") for stage in arms[arm].stages)
+        return any(stage.startswith("rationale") for stage in arms[arm].stages)
 
-    found = [c for c in comparisons if c.metric == "accuracy" and writes(c.b) and c.a in arms and not writes(c.a)]
-    trained = [c for c in found if arms[c.a].stages]
+    known = [c for c in comparisons if c.metric == "accuracy" and c.a in arms and c.b in arms]
+    turned = [_mirrored(c) if writes(c.a) else c for c in known if writes(c.a) != writes(c.b)]
+    trained = [c for c in turned if arms[c.a].stages]
     return min(trained, key=lambda c: abs(arms[c.a].num_steps - arms[c.b].num_steps), default=None)
+
+
+def _mirrored(c: Comparison) -> Comparison:
+    """The same comparison, a minus b."""
+    words = {HELPED: HURT, HURT: HELPED}.get(c.verdict, c.verdict)
+    changed = {"a": c.b, "b": c.a, "difference": -c.difference, "low": -c.high, "high": -c.low, "verdict": words}
+    return c.model_copy(update=changed)
 
 
 def _rationale_sentence(judged: Comparison) -> str:
