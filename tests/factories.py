@@ -112,7 +112,9 @@ def _qwen(family: str) -> tuple[Any, Any]:
             "num_position_embeddings": 64, "deepstack_visual_indexes": [0],
         }  # fmt: skip
         rope3 = rope | {"mrope_interleaved": True}
-        config = Qwen3VLConfig(text_config=text | {"rope_parameters": rope3, "head_dim": 8}, vision_config=vision, **ids)
+        config = Qwen3VLConfig(
+            text_config=text | {"rope_parameters": rope3, "head_dim": 8}, vision_config=vision, **ids
+        )
         model = Qwen3VLForConditionalGeneration(config)
         processor = Qwen3VLProcessor(
             Qwen2VLImageProcessor(patch_size=16), tokenizer, Qwen3VLVideoProcessor(), chat_template=QWEN_TEMPLATE

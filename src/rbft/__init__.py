@@ -37,7 +37,25 @@ _HOME = {
     "load_experiment": "rbft.experiment",
     "run": "rbft.runs",
 }
-__all__ = sorted([*_HOME, "__version__"])
+__all__ = [
+    "Answer",
+    "Arm",
+    "Checkpoint",
+    "Classifier",
+    "Clip",
+    "Experiment",
+    "Manifest",
+    "Prediction",
+    "Rationale",
+    "RbftError",
+    "Report",
+    "Sampling",
+    "Stage",
+    "UserError",
+    "__version__",
+    "load_experiment",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

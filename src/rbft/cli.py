@@ -121,13 +121,14 @@ def compare(
     as_json: JSON = False,
 ) -> None:
     """Two prediction files on the same clips: difference, interval, exact McNemar test and a verdict in words."""
-    from rbft.evaluation.compare import compare_files, render_comparison
+    from rbft.evaluation.compare import compare_pair, read_pair, render_comparison
 
-    result = compare_files(a, b)
+    pair = read_pair(a, b)
+    result = compare_pair(pair)
     if as_json:
         sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
     else:
-        render_comparison(result, Console())
+        render_comparison(result, Console(), names=(a.name, b.name), notes=pair.notes)
 
 
 def _version(value: bool) -> None:
@@ -152,7 +153,9 @@ def _print_outcome(outcome: Any) -> None:
     console.print(f"\n{outcome.report.headline}", markup=False, highlight=False)
     console.print(f"\nReport:   {outcome.page}", markup=False, highlight=False, soft_wrap=True)
     if outcome.classifier is not None:
-        console.print(f"Classify: rbft predict {outcome.classifier} CLIP…", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"Classify: rbft predict {outcome.classifier} CLIP…", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def main() -> None:

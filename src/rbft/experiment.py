@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class Sampling(Section):
-    """Which frames of a clip the model sees. The defaults are the paper's: 1 frame per second, at most 360x420 pixels."""
+    """Which frames of a clip the model sees. The defaults are the paper's: 1 frame a second, at most 360x420 pixels."""
 
     fps: float = Field(1.0, gt=0, le=60, description="frames per second to aim at")
     min_pixels: int = Field(100_352, ge=1, description="smallest area of a frame; smaller frames are scaled up")

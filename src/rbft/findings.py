@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rbft import __version__
+from rbft.answers import AuditThresholds
 from rbft.clips.ingest import ClipFrames
 from rbft.evaluation.baselines import ClipFeatures, mean_brightness, motion_energy, simple_baselines
 from rbft.evaluation.compare import write_predictions_csv
@@ -20,8 +21,19 @@ from rbft.evaluation.metrics import reliability
 from rbft.evaluation.verdict import arm_report, compare, dataset_report, headline
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
-from rbft.rationales.audit import summarise
-from rbft.records import ArmReport, Checkpoint, Clip, Comparison, LossPoint, Manifest, Prediction, Probe, Rationale, Report
+from rbft.rationales.audit import collapse_note, summarise
+from rbft.records import (
+    ArmReport,
+    Checkpoint,
+    Clip,
+    Comparison,
+    LossPoint,
+    Manifest,
+    Prediction,
+    Probe,
+    Rationale,
+    Report,
+)
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import write_report
 from rbft.store import RunStore
@@ -47,6 +59,7 @@ class Findings:
     probes: Mapping[str, Probe]
     arms: Mapping[str, ArmRun]
     rationales: Sequence[Rationale]
+    thresholds: AuditThresholds
     examples: Sequence[Clip]
     explained: Mapping[str, Rationale]
     fingerprints: Mapping[str, str]
@@ -66,6 +79,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
     rows = {name: _row(findings, run) for name, run in findings.arms.items()}
     comparisons = _comparisons(findings)
     dataset = dataset_report(findings.manifest)
+    alike = collapse_note(findings.rationales, findings.thresholds)
     report = Report(
         name=experiment.name,
         headline=headline(rows, comparisons, dataset),
@@ -78,7 +92,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         environment=_environment(),
         experiment=experiment.model_dump(mode="json"),
         fingerprints=dict(findings.fingerprints),
-        notes=findings.manifest.notes,
+        notes=findings.manifest.notes + ((alike,) if alike else ()),
     )
     for name, run in findings.arms.items():
         for seed, predictions in run.predictions.items():
@@ -178,7 +192,10 @@ def _loss_curves(findings: Findings) -> list[LossCurve]:
                 points = read_jsonl(findings.store.logs(checkpoint.fingerprint) / "losses.jsonl", LossPoint)
                 curves.append(
                     LossCurve(
-                        arm=name, stage=checkpoint.stage, seed=seed, points=[(point.step, point.loss) for point in points]
+                        arm=name,
+                        stage=checkpoint.stage,
+                        seed=seed,
+                        points=[(point.step, point.loss) for point in points],
                     )
                 )
     return curves

@@ -104,9 +104,7 @@ class _Session:
 
 
 def _prepare(experiment: Experiment, reporter: Reporter) -> _Session:
-    source = resolve(
-        experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code
-    )
+    source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = load_grid(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     store = RunStore(Path(experiment.output) / experiment.name)
     cache = FrameCache(Path(experiment.output) / "cache" / "frames")
@@ -123,9 +121,7 @@ def _prepare(experiment: Experiment, reporter: Reporter) -> _Session:
             cache=cache,
             progress=advance,
         )
-    manifest = build_manifest(
-        listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip
-    )
+    manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
     for left_out in manifest.left_out:
         reporter.say(f"left out: {left_out.path}: {left_out.reason}: {left_out.detail}")
     for note in manifest.notes:
@@ -173,9 +169,7 @@ def _rationales(session: _Session) -> dict[str, Rationale]:
 
 def _write_rationales(session: _Session, clips: Sequence[Clip], what: str, step: str) -> dict[str, Rationale]:
     settings = session.experiment.rationales
-    key = rationale_key(
-        session.base, session.prompts, settings, session.thresholds, session.experiment.sampling
-    )
+    key = rationale_key(session.base, session.prompts, settings, session.thresholds, session.experiment.sampling)
     with session.store.timed(step, key) as working, session.reporter.counted(what, len(clips)) as advance:
         written = write_rationales(
             lambda: session.vlm(session.base.path, working),
@@ -208,9 +202,7 @@ def _run_arm(session: _Session, arm: Arm) -> ArmRun:
     return ArmRun(arm=arm, checkpoints=checkpoints, predictions=predictions)
 
 
-def _run_stage(
-    session: _Session, arm: Arm, number: int, stage: Stage, parent: Checkpoint, seed: int
-) -> Checkpoint:
+def _run_stage(session: _Session, arm: Arm, number: int, stage: Stage, parent: Checkpoint, seed: int) -> Checkpoint:
     examples = _examples(session, stage, seed)
     if not examples:
         raise ExperimentError(
@@ -241,9 +233,7 @@ def _run_stage(
     session.reporter.say(title)
     with session.store.timed(f"train {arm.name}: {stage.kind}", job.key) as working:
         working()
-        return run_stage(
-            job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code
-        )
+        return run_stage(job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code)
 
 
 def _examples(session: _Session, stage: Stage, seed: int) -> list[Example]:
@@ -300,6 +290,7 @@ def _report(session: _Session, arms: Mapping[str, ArmRun]) -> Outcome:
         probes=session.probes,
         arms=arms,
         rationales=list((session.rationales or {}).values()),
+        thresholds=session.thresholds,
         examples=examples,
         explained=explained,
         fingerprints={

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from factories import FAMILY_NAMES
-from noise import noise_clip
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
+from factories import FAMILY_NAMES
+from noise import noise_clip
 from rbft.errors import CheckpointError, UserError
 from rbft.models.generate import generate
 from rbft.models.pixels import patchify
@@ -188,7 +188,9 @@ def _model_folder(folder: Path, config: dict[str, object]) -> Path:
 
 
 def test_a_missing_folder_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no such model folder; give a folder, a Hugging Face name, or `embedded`"):
+    with pytest.raises(
+        CheckpointError, match=r"no such model folder; give a folder, a Hugging Face name, or `embedded`"
+    ):
         VLM.load(tmp_path / "gone")
 
 
@@ -200,7 +202,9 @@ def test_a_folder_without_configuration(tmp_path: Path) -> None:
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     folder = _model_folder(tmp_path / "m", {"model_type": "qwen2_5_vl"})
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
-    with pytest.raises(CheckpointError, match=r"no \*\.safetensors weights; it holds pytorch_model\.bin, which can run"):
+    with pytest.raises(
+        CheckpointError, match=r"no \*\.safetensors weights; it holds pytorch_model\.bin, which can run"
+    ):
         VLM.load(folder)
 
 
@@ -214,7 +218,9 @@ def test_remote_code_is_refused_unless_asked_for(tmp_path: Path) -> None:
 def test_an_unknown_family_lists_the_known_ones(tmp_path: Path) -> None:
     folder = _model_folder(tmp_path / "m", {"model_type": "llava"})
     (folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"models of type 'llava' are not known; known types: qwen2_vl, qwen2_5_vl"):
+    with pytest.raises(
+        CheckpointError, match=r"models of type 'llava' are not known; known types: qwen2_vl, qwen2_5_vl"
+    ):
         load_grid(folder)
 
 

@@ -83,7 +83,9 @@ def test_self_share_mixes_human_texts_under_the_seed(prompts: Prompts) -> None:
 
 def test_too_few_human_rationales(prompts: Prompts) -> None:
     clips = [clip(0, rationale="human"), clip(1), clip(2), clip(3)]
-    with pytest.raises(ExperimentError, match=r"self_share 0\.5 asks for human rationales of 2 training clips; .* has 1"):
+    with pytest.raises(
+        ExperimentError, match=r"self_share 0\.5 asks for human rationales of 2 training clips; .* has 1"
+    ):
         rationale_examples(clips, Stage(kind="rationale", self_share=0.5), prompts, written(*clips), seed=0)
 
 

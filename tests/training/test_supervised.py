@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from factories import FAMILY_NAMES
 from noise import NoiseClips
-
 from rbft.errors import RbftError
 from rbft.experiment import Lora, Training
 from rbft.files import read_jsonl
@@ -69,8 +69,9 @@ def test_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "batch", "epochs", "steps"), [(400, 16, 1, 25), (401, 16, 1, 26), (10, 16, 1, 1), (32, 16, 0.5, 1), (0, 16, 1, 0), (48, 16, 2.5, 8)]
-)  # fmt: skip
+    ("number", "batch", "epochs", "steps"),
+    [(400, 16, 1, 25), (401, 16, 1, 26), (10, 16, 1, 1), (32, 16, 0.5, 1), (0, 16, 1, 0), (48, 16, 2.5, 8)],
+)
 def test_number_of_steps(number: int, batch: int, epochs: float, steps: int) -> None:
     assert num_steps(number, Training(batch_size=batch, epochs=epochs)) == steps
 

@@ -90,9 +90,9 @@ class LabelQuery:
 
 
 def label_probabilities(
-    scores_BC: torch.Tensor, answers: Sequence[torch.Tensor], length_normalisation: str
+    scores: torch.Tensor, answers: Sequence[torch.Tensor], length_normalisation: str
 ) -> torch.Tensor:
-    """Softmax over the labels, float64 [B, C]; with `mean`, of the scores divided by each label's tokens."""
+    """Softmax over the labels of scores [B, C], float64; with `mean`, of scores divided by each label's tokens."""
     if length_normalisation == "mean":
-        scores_BC = scores_BC / torch.tensor([len(answer) for answer in answers], dtype=scores_BC.dtype)
-    return scores_BC.softmax(dim=-1)
+        scores = scores / torch.tensor([len(answer) for answer in answers], dtype=scores.dtype)
+    return scores.softmax(dim=-1)

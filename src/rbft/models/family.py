@@ -1,4 +1,4 @@
-"""Model families differ by values, not by subclasses: one `Family` row each, chosen by the checkpoint's `config.json`."""
+"""Model families differ by values, not by subclasses: one `Family` row each, chosen by `config.json`."""
 
 from __future__ import annotations
 

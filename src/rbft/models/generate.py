@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -33,12 +34,10 @@ def generate(
     inputs = vlm.inputs(batch)
     prompt_length = inputs["input_ids"].shape[1]
     stops = sorted({vlm.end_of_turn, *_as_list(vlm.model.generation_config.eos_token_id)})
-    sampling = {"do_sample": temperature > 0}
+    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if temperature > 0:
         torch.manual_seed(seed)
-        sampling |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
-    else:
-        sampling |= {"temperature": None, "top_p": None, "top_k": None}
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     output = vlm.model.generate(
         **inputs,
         max_new_tokens=max_new_tokens,

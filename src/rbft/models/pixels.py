@@ -60,7 +60,9 @@ def patchify(frames: np.ndarray, grid: Grid) -> VisualInput:
         data = torch.cat([data, data[-1:].expand(pad, -1, -1, -1)])
     steps, height, width = len(data) // t, data.shape[1] // p, data.shape[2] // p
     blocks = data.view(steps, t, height // m, m, p, width // m, m, p, 3)
-    ordered = blocks.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)  # step, row, column, row in square, column in square, c, t, y, x
+    ordered = blocks.permute(
+        0, 2, 5, 3, 6, 8, 1, 4, 7
+    )  # step, row, column, row in square, column in square, c, t, y, x
     patches = ordered.reshape(steps * height * width, 3 * t * p * p)
     return VisualInput(pixels=patches, grid_thw=torch.tensor([steps, height, width]))
 

@@ -40,21 +40,19 @@ def score_answers(vlm: VLM, batch: Sequence[Encoded], answers: Sequence[torch.Te
     return (scores + torch.where(real, picked, 0.0).sum(-1)).cpu()
 
 
-def _continue(
-    vlm: VLM, prefill: Any, prompt_mask: torch.Tensor, tokens_RA: torch.Tensor, num_answers: int
-) -> torch.Tensor:
-    """Logits [B·C, A, V] of the continuations `tokens_RA` [B·C, A] after the prompts kept in `prefill`."""
+def _continue(vlm: VLM, prefill: Any, prompt_mask: torch.Tensor, rows: torch.Tensor, num_answers: int) -> torch.Tensor:
+    """Logits [B·C, A, V] of the continuations `rows` [B·C, A] after the prompts kept in `prefill`."""
     cache = prefill.past_key_values
     cache.batch_repeat_interleave(num_answers)
     mask = prompt_mask.repeat_interleave(num_answers, dim=0)
-    mask = torch.cat([mask, torch.ones_like(tokens_RA)], dim=1)
+    mask = torch.cat([mask, torch.ones_like(rows)], dim=1)
     start = prompt_mask.sum(1, keepdim=True).repeat_interleave(num_answers, dim=0)
-    positions = start + torch.arange(tokens_RA.shape[1], device=tokens_RA.device)
+    positions = start + torch.arange(rows.shape[1], device=rows.device)
     if vlm.family.mrope:
         deltas = vlm.model.model.rope_deltas.repeat_interleave(num_answers, dim=0).to(positions.device)
         positions = (positions + deltas)[None].expand(3, -1, -1)
     output = vlm.model(
-        input_ids=tokens_RA, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        input_ids=rows, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     )
     logits: torch.Tensor = output.logits
     return logits

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rbft.clips.cache import FrameCache
 from rbft.clips.ingest import ClipFrames, clip_frames, inspect_clips
-from rbft.clips.manifest import Row, rows_of_files, show
+from rbft.clips.manifest import Row, listing_of_files, show
 from rbft.errors import UserError
 from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import ClipLimits, Evaluation
@@ -57,19 +57,19 @@ class Classifier:
     @overload
     def predict(self, clips: str | Path, *, rationale: bool = False) -> Answer: ...
     @overload
-    def predict(self, clips: Sequence[str | Path], *, rationale: bool = False) -> list[Answer]: ...
+    def predict(self, clips: list[str] | list[Path], *, rationale: bool = False) -> list[Answer]: ...
 
-    def predict(self, clips: str | Path | Sequence[str | Path], *, rationale: bool = False) -> Answer | list[Answer]:
-        """Classify one file or several; raises UserError naming every file that cannot be read."""
-        if isinstance(clips, str | Path):
-            return self.answer([clips], rationale=rationale)[0]
-        return self.answer(clips, rationale=rationale)
+    def predict(self, clips: str | Path | list[str] | list[Path], *, rationale: bool = False) -> Answer | list[Answer]:
+        """Classify one file or a list of files; raises UserError naming every file that cannot be read."""
+        if isinstance(clips, list):
+            return self.answer(clips, rationale=rationale)
+        return self.answer([clips], rationale=rationale)[0]
 
     def answer(
         self, files: Sequence[str | Path], *, rationale: bool = False, limits: ClipLimits | None = None
     ) -> list[Answer]:
         """Classify files, in their order."""
-        listing = rows_of_files([Path(file) for file in files])
+        listing = listing_of_files([Path(file) for file in files])
         with tempfile.TemporaryDirectory(prefix="rbft-") as folder:
             cache = FrameCache(Path(folder))
             inspections = inspect_clips(
@@ -82,7 +82,9 @@ class Classifier:
             )
             bad = [i for i in inspections if i.problem is not None]
             if bad:
-                raise UserError([f"{show(i.row.listed)}: {i.problem[0]}: {show(i.problem[1])}" for i in bad if i.problem])
+                raise UserError(
+                    [f"{show(i.row.listed)}: {i.problem[0]}: {show(i.problem[1])}" for i in bad if i.problem]
+                )
             frames = clip_frames(cache, inspections)
             return [self._one(row, frames, rationale) for row in listing.rows]
 

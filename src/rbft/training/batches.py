@@ -39,6 +39,7 @@ class Collator:
         self._frames = frames
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """One batch, in the order of the examples."""
         encoded = [
             self._vlm.encode(self._frames.read(e.clip_id), self._frames.plan(e.clip_id), e.prompt) for e in examples
         ]

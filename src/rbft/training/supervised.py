@@ -85,6 +85,7 @@ class AnswerTrainer(Trainer):
     """The Trainer, with two things of its own: parameter groups by module, and logits for answer rows only."""
 
     loss_is_scaled_for_ga = True
+    optimizer: torch.optim.Optimizer | None
 
     def __init__(self, *, vlm: VLM, recipe: Training, **arguments: Any) -> None:
         self._vlm = vlm
@@ -137,33 +138,34 @@ class AnswerTrainer(Trainer):
 
 
 def answer_loss(
-    logits_BAV: torch.Tensor,
-    labels_BA: torch.Tensor,
-    weights_B: torch.Tensor,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor,
     num_tokens: torch.Tensor | float | None = None,
 ) -> torch.Tensor:
     """Sum over rows of weight x negative log-likelihood of the answer's tokens, divided by `num_tokens`.
 
-    The logits at position i predict the label at i + 1. `num_tokens` is the number of answer tokens in the optimizer
-    step (None: in these labels), so that accumulated micro-batches add up to the loss of the whole batch.
+    logits [B, A, V], labels int64 [B, A], weights [B]; the logits at position i predict the label at i + 1.
+    `num_tokens` is the number of answer tokens in the optimizer step (None: in these labels), so that accumulated
+    micro-batches add up to the loss of the whole batch.
     """
-    targets = labels_BA[:, 1:]
-    logits = logits_BAV[:, :-1].float()
-    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    weighted = losses.view(targets.shape) * weights_B.to(losses.device)[:, None]
+    targets = labels[:, 1:]
+    flat = logits[:, :-1].float().flatten(0, 1)
+    losses = cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction="none")
+    weighted = losses.view(targets.shape) * weights.to(losses.device)[:, None]
     return weighted.sum() / (num_tokens if num_tokens is not None else (targets != IGNORED).sum())
 
 
 def parameter_groups(vlm: VLM, model: Any, recipe: Training, decayed: Sequence[str]) -> list[dict[str, Any]]:
     """Parameters by module and by decay; a vision rate of 0 freezes the vision tower (not the merger)."""
-    family, decayed = vlm.family, set(decayed)
+    family, with_decay = vlm.family, set(decayed)
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         in_vision = name.startswith(family.vision) and not name.startswith(family.merger)
         if in_vision and recipe.vision_learning_rate == 0:
             parameter.requires_grad_(False)
         if parameter.requires_grad:
-            groups.setdefault((in_vision, name in decayed), []).append(parameter)
+            groups.setdefault((in_vision, name in with_decay), []).append(parameter)
     return [
         {
             "params": parameters,
