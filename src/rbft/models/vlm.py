@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging as hf_logging
 from transformers.video_utils import VideoMetadata
 
 from rbft.clips.frames import Frames
@@ -97,22 +99,29 @@ class VLM:
         dtype = torch.bfloat16 if device.type == "cuda" and not for_training else torch.float32
         family_of(_config(source, allow_remote_code), source.name)
         try:
-            model = AutoModelForImageTextToText.from_pretrained(
-                source.folder,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=allow_remote_code,
-            )
+            with _no_bars():
+                model = AutoModelForImageTextToText.from_pretrained(
+                    source.folder,
+                    dtype=dtype,
+                    attn_implementation=attention,
+                    use_safetensors=True,
+                    trust_remote_code=allow_remote_code,
+                )
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{source.name}: cannot be loaded: {_first_line(error)}") from error
         return cls(model.to(device).eval(), processor, source)
 
     def save(self, folder: Path) -> None:
-        """Write weights (safetensors) and processor in the Hugging Face layout, loadable without rbft."""
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        """Write weights (safetensors) and processor in the Hugging Face layout, loadable without rbft.
+
+        Weights that were trained in float32 on a GPU are rounded to bfloat16, in place.
+        """
+        if self.device.type == "cuda":
+            self.model.to(torch.bfloat16)
+        with _no_bars():
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
 
     # -- facts -----------------------------------------------------------------------------------------------------
 
@@ -295,6 +304,18 @@ def _config(source: Source, allow_remote_code: bool) -> Any:
         return AutoConfig.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source.name}: its configuration cannot be loaded: {_first_line(error)}") from error
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """No progress bars of transformers' own for what takes a moment; downloads keep theirs."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

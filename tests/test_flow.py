@@ -1,0 +1,328 @@
+"""The whole path through the real command, on real files, with the embedded model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import rbft
+from rbft.cli import main
+from rbft.errors import UserError
+from rbft.files import read_jsonl, read_record
+from rbft.records import Manifest, Prediction, Rationale
+from rbft.report.schema import report_schema
+from rbft.store import read_card, verify
+from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
+
+ARMS = ("zero-shot", "direct", "direct-matched", "rb-ft", "rb-ft-p+c+r", "rb-ft-p+r+c")
+SETTINGS = """
+name: yard
+clips: {clips}
+model: embedded
+prompts: brief
+domain: Night Yard Security Expert
+labels: {labels}
+arms: [{arms}]
+seeds: [0]
+output: {output}
+sampling: {{fps: 2, min_pixels: 7056, max_pixels: 7056}}
+rationales: {{max_new_tokens: 64, batch_size: 8}}
+training: {{learning_rate: 3.0e-4, vision_learning_rate: 1.0e-4, micro_batch_size: 8, gradient_checkpointing: false}}
+evaluation: {{batch_size: 8, resamples: 200}}
+"""
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training clips, two of them unlabelled, and 12 test clips."""
+    folder = tmp_path_factory.mktemp("yard") / "clips with spaces ü"
+    return write_night_yard(folder, num_train=22, num_test=12, num_unlabelled=2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def experiment(yard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    return write_experiment(folder, yard, ARMS)
+
+
+@pytest.fixture(scope="module")
+def finished(experiment: Path) -> Path:
+    """The run directory of all arms, made by the command."""
+    assert command("run", str(experiment)) == 0
+    return experiment.parent / "runs" / "yard"
+
+
+def write_experiment(folder: Path, clips: Path, arms: tuple[str, ...]) -> Path:
+    path = folder / "yard.yaml"
+    text = SETTINGS.format(
+        clips=json.dumps(str(clips)), labels=json.dumps(LABEL_DEFINITIONS), arms=", ".join(arms),
+        output=json.dumps(str(folder / "runs")),
+    )  # fmt: skip
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def command(*arguments: str) -> int:
+    """`rbft ARGUMENTS` in this process; returns its exit code."""
+    before = sys.argv
+    sys.argv = ["rbft", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file with its size and time of change; the report is written anew each time and is left out."""
+    skipped = {"report.html", "report.json", "experiment.json", "manifest.json"}
+    files = [f for f in folder.rglob("*") if f.is_file() and f.name not in skipped and f.suffix != ".csv"]
+    return {str(f.relative_to(folder)): (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
+
+
+def test_report_is_complete_and_fits_its_schema(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    jsonschema.validate(report, report_schema())
+    assert report["schema"] == 1
+    assert list(report["arms"]) == list(ARMS)
+    assert report["dataset"]["train"] == 22
+    assert report["dataset"]["test"] == 12
+    assert report["dataset"]["unlabelled"] == 2
+    assert set(report["baselines"]) == {"frame size", "duration", "brightness", "motion energy"}
+    assert len(report["comparisons"]) == 2 * 15
+    written = report["rationales"]
+    assert written["written"] == 24
+    assert written["kept"] <= 24
+    for arm in report["arms"].values():
+        assert sum(map(sum, arm["confusion"])) == 12
+        correct = sum(arm["confusion"][i][i] for i in range(2))
+        assert arm["accuracy"]["mean"] == pytest.approx(correct / 12)
+        assert arm["accuracy"]["low"] <= arm["accuracy"]["mean"] <= arm["accuracy"]["high"]
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert report["headline"].split(";")[0].split(":")[0] in page
+
+
+def test_arms_do_what_their_names_say(finished: Path) -> None:
+    arms = json.loads((finished / "report.json").read_text(encoding="utf-8"))["arms"]
+    assert arms["zero-shot"]["num_steps"] == 0
+    assert arms["direct"]["num_steps"] == 2
+    assert arms["rb-ft"]["num_steps"] == arms["direct-matched"]["num_steps"] == 4
+    assert arms["rb-ft-p+r+c"]["stages"] == ["rationale P+R+C", "label"]
+
+
+def test_rationales_are_on_disk_with_verdicts_and_without_labels(finished: Path) -> None:
+    files = list((finished / "rationales").glob("*.jsonl"))
+    assert len(files) == 1
+    rationales = read_jsonl(files[0], Rationale)
+    manifest = read_record(finished / "manifest.json", Manifest)
+    assert {r.clip_id for r in rationales} >= {c.clip_id for c in manifest.of("train")}
+    assert len({r.clip_id for r in rationales}) == len(rationales)
+    for rationale in rationales:
+        assert "abnormal" not in rationale.text.lower() or "names_label" in rationale.verdict.reasons
+
+
+def test_checkpoints_know_where_they_come_from(finished: Path) -> None:
+    cards = {f.name: read_card(f).checkpoint for f in (finished / "checkpoints").iterdir()}
+    assert not [name for name in cards if name.startswith(".")], "work folders are gone"
+    labels = [c for c in cards.values() if c.stage == "label"]
+    parents = {c.parent for c in labels}
+    rationale_stages = {name for name, c in cards.items() if c.stage == "rationale"}
+    assert len(rationale_stages) == 3
+    assert rationale_stages < parents
+    base = {c.parent for c in cards.values() if c.stage == "rationale"}
+    assert len(base) == 1
+    tested = {c.sha256 for c in read_record(finished / "manifest.json", Manifest).of("test")}
+    assert not any(tested & set(c.train_clip_sha256) for c in cards.values())
+    for name in cards:
+        verify(finished / "checkpoints" / name)
+
+
+def test_a_checkpoint_loads_without_rbft(finished: Path) -> None:
+    folder = next((finished / "checkpoints").iterdir())
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    turn = {"role": "user", "content": [{"type": "text", "text": "Which label fits the clip?"}]}
+    inputs = processor.apply_chat_template(
+        [turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    assert model.generate(**inputs, max_new_tokens=2).shape[0] == 1
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_the_same_command_again_redoes_nothing(experiment: Path, finished: Path) -> None:
+    before = contents(finished)
+    report = (finished / "report.json").read_bytes()
+    assert command("run", str(experiment)) == 0
+    assert contents(finished) == before
+    assert (finished / "report.json").read_bytes() == report
+
+
+def test_prediction_equals_evaluation(finished: Path, yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = read_record(finished / "manifest.json", Manifest)
+    made = [p for f in (finished / "predictions").glob("*.jsonl") for p in read_jsonl(f, Prediction)]
+    folder = next(f for f in (finished / "checkpoints").iterdir() if read_card(f).checkpoint.stage == "label")
+    ours = {p.clip_id: p for p in made if p.checkpoint == folder.name}
+    test = manifest.of("test")[:3]
+    capsys.readouterr()
+    assert command("predict", str(folder), *[str(yard.parent / c.path) for c in test], "--rationale", "--json") == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for clip, answer in zip(test, answers, strict=True):
+        assert answer["label"] == ours[clip.clip_id].label
+        assert answer["probabilities"] == pytest.approx(ours[clip.clip_id].probabilities, abs=1e-4)
+        assert "Subjects" in answer["rationale"] or answer["rationale"]
+    classifier = rbft.Classifier.load(folder)
+    one = classifier.predict(yard.parent / test[0].path)
+    assert one.label == answers[0]["label"]
+    assert classifier.labels == ["normal", "abnormal"]
+    assert [a.label for a in classifier.predict([yard.parent / c.path for c in test])] == [a["label"] for a in answers]
+
+
+def test_predict_prints_a_table(finished: Path, yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = next(f for f in (finished / "checkpoints").iterdir() if read_card(f).checkpoint.stage == "label")
+    clip = sorted(yard.parent.rglob("*.mp4"))[0]
+    assert command("predict", str(folder), str(clip)) == 0
+    printed = capsys.readouterr().out
+    assert "p(abnormal)" in printed
+
+
+def test_predict_refuses_what_is_no_clip_or_no_checkpoint(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = next(f for f in (finished / "checkpoints").iterdir() if read_card(f).checkpoint.stage == "label")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    assert command("predict", str(folder), str(tmp_path / "empty.mp4"), str(tmp_path / "gone.mp4")) == 2
+    printed = capsys.readouterr().err
+    assert "empty.mp4: empty" in printed
+    assert "gone.mp4: missing" in printed
+    assert "Traceback" not in printed
+    assert command("predict", str(tmp_path), "x.mp4") == 2
+    assert "no card.json: not a checkpoint that rbft trained" in capsys.readouterr().err
+    assert command("predict", str(tmp_path / "nowhere"), "x.mp4") == 2
+    assert "no such folder; give the folder of a checkpoint" in capsys.readouterr().err
+
+
+def test_a_changed_checkpoint_is_not_used(experiment: Path, finished: Path, tmp_path: Path) -> None:
+    folder = next((finished / "checkpoints").iterdir())
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match=r"damaged \(changed: model\.safetensors\); delete the folder and run again"):
+        rbft.Classifier.load(copy)
+
+
+def test_predictions_stand_as_csv_and_compare(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (finished / "predictions" / f"{arm}-seed0.csv" for arm in ("direct", "rb-ft"))
+    with a.open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 12
+    report = json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    told = next(c for c in report["comparisons"] if (c["a"], c["b"], c["metric"]) == ("direct", "rb-ft", "accuracy"))
+    assert command("compare", str(a), str(b), "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["difference"] == pytest.approx(told["difference"])
+    assert result["p"] == pytest.approx(told["p"])
+    assert command("compare", str(a), str(b)) == 0
+    assert "direct-seed0.csv" in capsys.readouterr().out
+
+
+def test_killed_at_any_time_the_same_command_continues(yard: Path, finished: Path, tmp_path: Path) -> None:
+    """A run is killed whenever a new artifact appears, then finished: same rationales, predictions and weights."""
+    experiment = write_experiment(tmp_path, yard, ("rb-ft",))
+    run = tmp_path / "runs" / "yard"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    kills = 0
+    for wanted in ("rationales/*.jsonl", "checkpoints/.*.work/*", "checkpoints/[!.]*", "predictions/*.jsonl"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rbft", "run", str(experiment)], env=environment, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and not any(f.stat().st_size for f in run.glob(wanted)):
+            time.sleep(0.02)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2
+    assert command("run", str(experiment)) == 0
+    rationales = read_jsonl(next((run / "rationales").glob("*.jsonl")), Rationale)
+    assert len({r.clip_id for r in rationales}) == len(rationales)
+    whole = {p.name: p for p in (finished / "checkpoints").iterdir()}
+    for folder in (run / "checkpoints").iterdir():
+        assert (folder / "model.safetensors").read_bytes() == (whole[folder.name] / "model.safetensors").read_bytes()
+    for file in (run / "predictions").glob("*.jsonl"):
+        ours = {p.clip_id: p for p in read_jsonl(file, Prediction)}
+        theirs = {p.clip_id: p for p in read_jsonl(finished / "predictions" / file.name, Prediction)}
+        assert ours == theirs
+
+
+# -- faults --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_clips_stop_a_run_unless_left_out(yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    with yard.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["label"]]
+    for row in rows:
+        target = clips / row["path"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((yard.parent / row["path"]).read_bytes())
+    (clips / rows[0]["path"]).write_bytes(b"not a video")
+    with (clips / "clips.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["path", "label", "split"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    experiment = write_experiment(tmp_path, clips / "clips.csv", ("zero-shot",))
+    assert command("run", str(experiment)) == 2
+    printed = capsys.readouterr().err
+    assert rows[0]["path"] in printed
+    assert "on_bad_clip: leave-out" in printed
+    assert not (tmp_path / "runs" / "yard" / "predictions").exists()
+    assert command("run", str(experiment), "on_bad_clip=leave-out") == 0
+    assert "left out: " in capsys.readouterr().err
+    report = json.loads((tmp_path / "runs" / "yard" / "report.json").read_text(encoding="utf-8"))
+    assert report["dataset"]["left_out"] == 1
+
+
+def test_every_rationale_dropped_is_said(yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = write_experiment(tmp_path, yard, ("rb-ft",))
+    assert command("run", str(experiment), "rationales.max_new_tokens=3") == 2
+    printed = capsys.readouterr().err
+    assert "arm 'rb-ft', stage 1 (rationale): no training example is left; every rationale was dropped" in printed
+
+
+def test_check_agrees_with_a_run(yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("check", str(yard), "--json", "--model", "embedded", "--fps", "2") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 36
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["sampled_frames"] for row in rows} == {4}
+    assert command("check", str(yard)) == 0
+    assert command("check", str(yard), "--labels", "normal,abnormall") == 2
+
+
+def test_the_python_api_runs_an_experiment(yard: Path, tmp_path: Path) -> None:
+    experiment = rbft.load_experiment(write_experiment(tmp_path, yard, ("zero-shot",)))
+    outcome = rbft.run(experiment, quiet=True)
+    assert outcome.report.arms["zero-shot"].seeds == (0,)
+    assert outcome.page.is_file()
+    assert outcome.classifier is None
+    again = rbft.run(tmp_path / "yard.yaml", "name=other", quiet=True)
+    assert again.report.name == "other"
+    with pytest.raises(UserError, match="overrides belong to an experiment file"):
+        rbft.run(experiment, "name=x")
