@@ -13,6 +13,7 @@ RbftError                 something stopped the work; the message says what, wha
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class RbftError(Exception):
@@ -30,6 +31,9 @@ class UserError(RbftError):
         self.faults: list[str] = [faults] if isinstance(faults, str) else list(faults)
         super().__init__("\n".join(self.faults))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.faults,))
+
 
 class ExperimentError(UserError):
     """The experiment file, or an override of it, asks for something that does not exist."""
@@ -46,8 +50,8 @@ class ClipError(UserError):
         self.path, self.reason, self.detail = path, reason, detail
         super().__init__(f"{path}: {reason}: {detail}")
 
-    def __reduce__(self) -> tuple[type[ClipError], tuple[str, str, str]]:
-        return (ClipError, (self.path, self.reason, self.detail))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.path, self.reason, self.detail))
 
 
 class LineageError(UserError):

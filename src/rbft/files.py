@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from rbft.errors import ExperimentError, StoreError
 from rbft.records import Record
 
 MAX_YAML_BYTES = 1_000_000
+MAX_YAML_DEPTH = 50
+_MAX_DIGITS = 300
+_TAG = "tag:yaml.org,2002:"
 R = TypeVar("R", bound=Record)
 
 
@@ -24,20 +30,22 @@ R = TypeVar("R", bound=Record)
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place when the block ends, remove it when the block fails.
 
-    Raises StoreError, naming the path, where the disk refuses.
+    A killed process leaves `path` as it was, and at worst a hidden `.part` file that nobody reads. Raises StoreError,
+    naming the path, where the disk refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise _refused(path, error) from error
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise _refused(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -50,7 +58,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_record(path: Path, record: Record) -> None:
     """Write one record as indented JSON, whole or not at all."""
-    write_text(path, record.model_dump_json(indent=2) + "\n")
+    write_text(path, _json(path, record, indent=2))
 
 
 def read_record(path: Path, kind: type[R]) -> R:
@@ -65,43 +73,56 @@ def read_record(path: Path, kind: type[R]) -> R:
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     """Write records one a line, whole or not at all."""
-    write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
+    write_text(path, "".join(_json(path, record) for record in records))
 
 
 def read_jsonl(path: Path, kind: type[R]) -> list[R]:
     """Read records one a line; a torn last line (no newline: the writer was killed) is not there.
 
-    Raises StoreError, naming the line, where a finished line does not fit.
+    Raises StoreError, naming the line, where a finished line does not fit or the file cannot be read.
     """
-    records = []
-    for number, line in enumerate(_finished_lines(path), 1):
-        try:
-            records.append(kind.model_validate_json(line))
-        except ValidationError as error:
-            raise StoreError(f"{path}:{number}: not a {kind.__name__} of this version: {_first(error)}") from None
+    records: list[R] = []
+    try:
+        for line in _finished_lines(path):
+            records.append(kind.model_validate_json(line[:-1]))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        where = f"{path}:{len(records) + 1}"
+        raise StoreError(f"{where}: not a {kind.__name__} of this version: {_first(error)}") from None
     return records
 
 
 class JsonlAppender:
-    """Append records to a JSONL file, each flushed to disk as it comes; a torn tail is cut off first."""
+    """Append records to a JSONL file, each flushed to disk as it comes; a torn tail is cut off first.
+
+    Raises StoreError, naming the path, where the disk refuses.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            whole = sum(len(line) for line in _finished_lines(path))
-            if whole < path.stat().st_size:
-                os.truncate(path, whole)
         self._path = path
-        self._file = path.open("ab")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                whole = sum(len(line) for line in _finished_lines(path))
+                if whole < path.stat().st_size:
+                    os.truncate(path, whole)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise _refused(path, error) from error
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write records and wait until they are on disk; raises StoreError where the disk refuses."""
+        """Write records and wait until they are on disk, all of them or (StoreError: the disk refuses) none."""
+        text = memoryview("".join(_json(self._path, record) for record in records).encode())
+        size = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(b"".join(record.model_dump_json().encode() + b"\n" for record in records))
-            self._file.flush()
+            while text:
+                text = text[self._file.write(text) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise StoreError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
+            raise _refused(self._path, error) from error
 
     def __enter__(self) -> JsonlAppender:
         return self
@@ -117,49 +138,93 @@ def sha256_of(path: Path) -> str:
 
 
 def read_yaml(path: Path, *, text_below: tuple[str, ...] = ()) -> Any:
-    """Read a YAML file: safe tags only, no aliases, at most 1 MB; scalars below the root keys `text_below` stay text.
+    """Read a YAML file of at most 1 MB: safe tags only, no aliases, no name twice in one mapping.
 
-    Raises ExperimentError.
+    Scalars below the root keys `text_below` stay text: `no` is "no" there, and `2024-01-01` no date. Raises
+    ExperimentError, naming the file and the line.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:
         raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from None
     if len(raw) > MAX_YAML_BYTES:
-        raise ExperimentError(f"{path}: {len(raw)} bytes; at most {MAX_YAML_BYTES} are read")
+        raise ExperimentError(f"{path}: longer than {MAX_YAML_BYTES} bytes; is this the file you meant?")
     try:
         return parse_yaml(raw.decode("utf-8-sig"), text_below=text_below)
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ExperimentError(f"{path}: not readable as YAML: {str(error) or 'nested too deeply'}") from None
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{path}: not readable as YAML: {yaml_fault(error)}") from None
 
 
-def parse_yaml(text: str, *, text_below: tuple[str, ...] = ()) -> Any:
-    """Parse YAML text as `read_yaml` does; raises yaml.YAMLError."""
+def parse_yaml(text: str, *, text_below: tuple[str, ...] = (), all_text: bool = False) -> Any:
+    """Parse YAML text as `read_yaml` does; with `all_text` every scalar stays text. Raises yaml.YAMLError."""
     loader = _Loader(text)
     root = loader.get_single_node()
     if root is None:
         return None
-    if isinstance(root, yaml.MappingNode):
+    if all_text:
+        _mark_as_text(root)
+    elif isinstance(root, yaml.MappingNode):
         for key, value in root.value:
             if key.value in text_below:
                 _mark_as_text(value)
     return loader.construct_document(root)
 
 
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """What is wrong, and where, in one line."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark = error.problem_mark or error.context_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + ", ".join(part for part in (error.context, error.problem) if part)
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe tags only, and no aliases: nothing an experiment needs, and the way to a file that expands without end."""
+    """Safe tags only. No aliases and no merges: nothing an experiment needs, and the way to endless expansion."""
+
+    _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not used here")
-        return super().compose_node(parent, index)
+            raise ComposerError(None, None, "aliases (*name) are not used here", mark)
+        self._depth += 1
+        if self._depth > MAX_YAML_DEPTH:
+            raise ComposerError(None, None, f"nested more than {MAX_YAML_DEPTH} deep", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """A mapping; a name that stands in it twice would silently replace the first."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.tag == _TAG + "merge":
+                raise ComposerError(None, None, "merges (<<) are not used here", key.start_mark)
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise ComposerError(None, None, f"{key.value!r:.80} stands here twice; keep one", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """A value; what looks like a number or a date and is none (`2024-13-01`) is a fault with a place."""
+        try:
+            if node.tag == _TAG + "int" and len(node.value) > _MAX_DIGITS:
+                raise ValueError("too many digits")
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError):
+            fault = f"{node.value!r:.80} cannot be read as {node.tag.removeprefix(_TAG)}; text goes in quotes"
+            raise ConstructorError(None, None, fault, node.start_mark) from None
 
 
 def _mark_as_text(node: yaml.Node) -> None:
     if isinstance(node, yaml.ScalarNode):
-        node.tag = "tag:yaml.org,2002:str"
+        if node.tag.removeprefix(_TAG) in ("null", "bool", "int", "float", "timestamp", "value"):
+            node.tag = _TAG + "str"
     elif isinstance(node, yaml.SequenceNode):
         for part in node.value:
             _mark_as_text(part)
@@ -174,6 +239,17 @@ def _finished_lines(path: Path) -> Iterator[bytes]:
         for line in file:
             if line.endswith(b"\n"):
                 yield line
+
+
+def _json(path: Path, record: Record, *, indent: int | None = None) -> str:
+    try:
+        return record.model_dump_json(indent=indent) + "\n"
+    except PydanticSerializationError as error:  # a lone surrogate: a file name that is not UTF-8
+        raise StoreError(f"{path}: a {type(record).__name__} cannot be written as UTF-8: {error}") from None
+
+
+def _refused(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def _first(error: ValidationError) -> str:

@@ -26,11 +26,14 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 class Record(BaseModel):
     """Base of all records: immutable, closed, compared by value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 def fingerprint(*parts: Any) -> str:
-    """Sixteen hex digits of SHA-256 over the canonical JSON of `parts` (records, and anything JSON can hold)."""
+    """Sixteen hex digits of SHA-256 over the canonical JSON of `parts` (records, and anything JSON can hold).
+
+    Canonical: a tuple is a list, and the order of a mapping's keys does not count. Where it does, add `list(mapping)`.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, BaseModel):
