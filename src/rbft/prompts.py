@@ -58,8 +58,10 @@ class Prompts(Record):
             case "P+R":
                 return text
             case "P+C+R":
+                assert label is not None, "an unlabelled clip has no P+C+R"
                 return f"Label: {label}\n{text}"
             case "P+R+C":
+                assert label is not None, "an unlabelled clip has no P+R+C"
                 return f"{text}\nLabel: {label}"
 
 
@@ -74,11 +76,12 @@ def load_prompts(name_or_file: str, *, persona: str, labels: Mapping[str, str]) 
     document = read_yaml(path)
     if not isinstance(document, dict):
         raise ExperimentError(f"{path}: prompt templates are a mapping of names to texts")
-    document["schema_version"] = document.pop("schema", None)
+    renamed = {("schema_version" if name == "schema" else name): value for name, value in document.items()}
     try:
-        templates = PromptTemplates.model_validate(document)
+        templates = PromptTemplates.model_validate(renamed)
     except ValidationError as error:
-        raise ExperimentError([f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
+        faults = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ExperimentError([fault.replace(": schema_version: ", ": schema: ", 1) for fault in faults]) from None
     faults = [f for f in (_fields(path, templates, name, fields) for name, fields in _FIELDS.items()) if f]
     if sorted(templates.dimensions) != sorted(DIMENSIONS):
         faults.append(f"{path}: dimensions: {sorted(templates.dimensions)} must be {sorted(DIMENSIONS)}")
@@ -96,11 +99,14 @@ _FIELDS = {
 
 
 def _fields(path: Path, templates: PromptTemplates, name: str, allowed: set[str]) -> str | None:
-    """A fault line where a template names another field than the allowed ones, or lacks one."""
+    """A fault line where a template names another field than the allowed ones, lacks one, or formats one."""
     try:
-        found = {field for _, field, _, _ in string.Formatter().parse(getattr(templates, name)) if field is not None}
+        parts = list(string.Formatter().parse(getattr(templates, name)))
     except ValueError as error:
-        return f"{path}: {name}: {error}"
+        return f"{path}: {name}: {error}; a brace that is meant as text is doubled"
+    found = {field for _, field, _, _ in parts if field is not None}
+    if any(specification or conversion for _, _, specification, conversion in parts):
+        return f"{path}: {name}: a field is a bare name, without `:` or `!`; needs exactly {sorted(allowed)}"
     if found == allowed:
         return None
     return f"{path}: {name}: holds the fields {sorted(found)}, needs exactly {sorted(allowed)}"
