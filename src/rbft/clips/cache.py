@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from rbft.clips.frames import Frames
 from rbft.errors import StoreError
@@ -77,11 +78,14 @@ class FrameCache:
         """Store frames and return their key; raises StoreError where the disk refuses, leaving nothing behind."""
         key = cache_key(sha256, plan)
         header = _header(CachedFrames(source_sha256=sha256, plan=plan), frames)
-        with written_whole(self.path(key)) as temporary, temporary.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little"))
-            file.write(header)
-            file.write(np.ascontiguousarray(frames.seconds, "<f8").data)
-            file.write(np.ascontiguousarray(frames.data).data)
+        try:
+            with written_whole(self.path(key)) as temporary, temporary.open("wb") as file:
+                file.write(len(header).to_bytes(8, "little"))
+                file.write(header)
+                file.write(np.ascontiguousarray(frames.seconds, "<f8").data)
+                file.write(np.ascontiguousarray(frames.data).data)
+        except OSError as error:
+            raise StoreError(f"{self.path(key)}: cannot be written: {error.strerror or error}") from error
         return key
 
 
@@ -116,7 +120,7 @@ def _layout(path: Path) -> tuple[int, _Shape, CachedFrames]:
         raise StoreError(f"{path}: the frames are not in the cache; run again to decode them") from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # a ValidationError and a JSONDecodeError are ValueErrors
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from None
     return 8 + length, shape, origin
 
@@ -129,7 +133,10 @@ def _checked(header: Any, size: int) -> tuple[_Shape, CachedFrames]:
     """Shape of the frames and origin, from a header that must describe exactly `size` bytes; raises ValueError."""
     if not isinstance(header, dict) or set(header) != {"__metadata__", "seconds", "frames"}:
         raise ValueError("the header does not name seconds and frames")
-    origin = CachedFrames.model_validate_json(_text(header["__metadata__"]))
+    try:
+        origin = CachedFrames.model_validate_json(_text(header["__metadata__"]))
+    except ValidationError as error:
+        raise ValueError(f"its origin is not of this version: {error.errors()[0]['msg']}") from None
     plan = origin.plan
     shape = (plan.num_frames, plan.height, plan.width, 3)
     split = 8 * plan.num_frames

@@ -12,9 +12,12 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
+
+import av
+import av.logging
 
 from rbft.clips.cache import FrameCache, cache_key
 from rbft.clips.decode import decode
@@ -26,6 +29,10 @@ from rbft.records import FramePlan, Grid, Probe, Record
 
 FRAMES_PER_BUDGET = 5_000
 """Decoding gets `limits.seconds` for every so many frames that the packets confirm."""
+
+
+_OUT_OF_MEMORY = ("get_buffer() failed", "Cannot allocate memory", "Could not allocate", "Failed to allocate")
+"""What decoders write into FFmpeg's log when memory fails, and then report as invalid data."""
 
 
 class Request(Record):
@@ -52,15 +59,25 @@ class Reply(Record):
     store_error: str | None = None
 
 
-def serve(requests: IO[str], replies: IO[str]) -> None:
-    """Answer requests until there are no more."""
-    for line in _lines_until_closed(requests):
+def serve(requests: Iterable[bytes], replies: IO[str]) -> None:
+    """Answer requests, a line each, until there are no more."""
+    for line in requests:
         replies.write(answer(Request.model_validate_json(line)).model_dump_json() + "\n")
         replies.flush()
 
 
 def answer(request: Request) -> Reply:
     """Do what one request asks, within its limits. What is known before a problem shows is kept."""
+    with av.logging.Capture() as log:
+        reply = _answer(request)
+    if reply.problem is None or reply.problem[0] != "unreadable":
+        return reply
+    if any(sign in message for _, _, message in log for sign in _OUT_OF_MEMORY):
+        return reply.model_copy(update={"problem": _too_large(request.limits)})
+    return reply
+
+
+def _answer(request: Request) -> Reply:
     path, limits = Path(request.path), request.limits
     probe = plan = key = None
     decoded = False
@@ -80,10 +97,14 @@ def answer(request: Request) -> Reply:
     except ClipError as error:
         return Reply(probe=probe, plan=plan, problem=(error.reason, error.detail))
     except MemoryError:
-        return Reply(probe=probe, problem=("too_large", f"needs more than {limits.megabytes} MB (limits.megabytes)"))
+        return Reply(probe=probe, problem=_too_large(limits))
     except StoreError as error:
         return Reply(store_error=str(error))
     return Reply(probe=probe, plan=plan, key=key if request.cache else None, decoded=decoded)
+
+
+def _too_large(limits: ClipLimits) -> tuple[str, str]:
+    return "too_large", f"decoding needs more than {limits.megabytes} MB; shrink the frames or raise limits.megabytes"
 
 
 @contextlib.contextmanager
@@ -132,15 +153,18 @@ def _data_bytes() -> int:
     raise RuntimeError("/proc/self/status has no VmData")
 
 
-def _lines_until_closed(requests: IO[str]) -> Iterator[str]:
+def _lines_until_closed(descriptor: int) -> Iterator[bytes]:
     """Lines as they come. A thread reads them, so that a closed input ends the process in the midst of a file too."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     busy = threading.Event()
 
     def read() -> None:
-        for line in requests:
-            busy.set()
-            lines.put(line)
+        rest = b""
+        while data := os.read(descriptor, 65_536):
+            *whole, rest = (rest + data).split(b"\n")
+            for line in whole:
+                busy.set()
+                lines.put(line)
         lines.put(None)
         if busy.is_set():
             os._exit(0)
@@ -148,16 +172,18 @@ def _lines_until_closed(requests: IO[str]) -> Iterator[str]:
     threading.Thread(target=read, daemon=True).start()
     while (line := lines.get()) is not None:
         yield line
-        busy.clear()
+        if lines.empty():
+            busy.clear()
 
 
 def main() -> None:
     """Serve on standard input and output. An interrupt from the keyboard is for the process that asked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    av.logging.set_level(av.logging.ERROR)
+    replies = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not speak into the replies
-    with replies, open(sys.stdin.fileno(), encoding="utf-8", closefd=False) as requests:
-        serve(requests, replies)
+    with os.fdopen(replies, "w", encoding="utf-8") as file:
+        serve(_lines_until_closed(sys.stdin.fileno()), file)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def _check_reach(path: Path, plan: FramePlan, probe: Probe, first_seconds: float
             path,
             "partial",
             f"decoded frames reach from {first_seconds:.2f} to {last_seconds:.2f} of {probe.duration_seconds:.2f} s "
-            f"({share:.0f} %); a whole clip reaches {WHOLE_SHARE:.0%}",
+            f"({share:.0f} %); a whole clip reaches {100 * WHOLE_SHARE:.0f} %",
         )
 
 

@@ -80,7 +80,7 @@ def check_whole(path: Path, reach_seconds: float, declared_seconds: float | None
             path,
             "partial",
             f"frames reach {reach_seconds:.2f} of {declared_seconds:.2f} s ({share:.0f} %); "
-            f"a whole clip reaches {WHOLE_SHARE:.0%}. The file was probably cut off: copy it again",
+            f"a whole clip reaches {100 * WHOLE_SHARE:.0f} %. The file was probably cut off: copy it again",
         )
 
 
