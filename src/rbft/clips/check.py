@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -170,7 +171,9 @@ def visual_tokens(inspection: Inspection, grid: Grid) -> int:
 
 def render_table(result: CheckResult, console: Console) -> None:
     """Clips, counts by label and split, faults, notes, and one sentence."""
-    console.print(_clip_table(result))
+    console.print(_clip_table(result, console.width))
+    for line in _problem_lines(result):
+        _say(console, line, "red")
     hidden = len(result.inspections) - len(result.bad) - MAX_GOOD_ROWS
     if hidden > 0:
         _say(console, f"and {hidden} more clips without a problem (--json lists all)")
@@ -196,38 +199,58 @@ def _say(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style=style))
 
 
-def _clip_table(result: CheckResult) -> Table:
-    table = Table("clip", "label", "split", "seconds", "size", "frames", "fps", "codec", "sampled", "tokens", "status")
-    for column in table.columns[3:10]:
-        column.justify = "right"
+_NARROW = 110
+_DETAILS = ("frames", "fps", "codec")
+"""Columns that a terminal narrower than `_NARROW` characters leaves out."""
+
+
+def _clip_table(result: CheckResult, width: int) -> Table:
+    """Bad clips first; what is wrong with each stands below the table in full."""
+    headings = ("clip", "label", "split", "seconds", "size", "frames", "fps", "codec", "sampled", "tokens", "status")
+    shown = [heading for heading in headings if width >= _NARROW or heading not in _DETAILS]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in shown:
+        left = heading in ("clip", "label", "split", "codec", "status")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "clip", overflow="fold")
     good = [i for i in result.inspections if i.problem is None]
     for inspection in result.bad + good[:MAX_GOOD_ROWS]:
-        table.add_row(*_table_cells(inspection, result))
+        cells = _table_cells(inspection, result)
+        table.add_row(*[cells.get(heading, Text("")) for heading in shown])
     for refused in result.listing.refused:
-        table.add_row(Text(show(refused.clip_id)), *[""] * 9, Text(f"{refused.reason}: {refused.detail}", style="red"))
+        cells = {"clip": Text(show(refused.clip_id)), "status": Text(refused.reason, "red")}
+        table.add_row(*[cells.get(heading, Text("")) for heading in shown])
     return table
 
 
-def _table_cells(inspection: Inspection, result: CheckResult) -> list[Text]:
+def _table_cells(inspection: Inspection, result: CheckResult) -> dict[str, Text]:
+    """Text by column; a column that is not there is not known."""
     row, probe, plan, problem = inspection.row, inspection.probe, inspection.plan, inspection.problem
-    cells = [show(row.clip_id), show(row.label or "-"), result.splits.get(row.clip_id, "-")]
-    if probe is None:
-        cells += [""] * 5
-    else:
-        cells += [
-            f"{probe.duration_seconds:.2f}", f"{probe.width}x{probe.height}", str(probe.num_frames),
-            f"{probe.average_fps:.2f}", probe.codec,
-        ]  # fmt: skip
-    if plan is None or problem is not None:
-        cells += ["", ""]
-    else:
-        cells += [f"{plan.num_frames} of {plan.width}x{plan.height}", str(visual_tokens(inspection, result.grid))]
-    status = Text("ok", "green") if problem is None else Text(f"{problem.reason}: {show(problem.detail)}", "red")
-    return [*map(Text, cells), status]
+    cells = {"clip": show(row.clip_id), "label": show(row.label or "-"), "split": result.splits.get(row.clip_id, "-")}
+    if probe is not None:
+        cells |= {
+            "seconds": f"{probe.duration_seconds:.2f}",
+            "size": f"{probe.width}x{probe.height}",
+            "frames": str(probe.num_frames),
+            "fps": f"{probe.average_fps:.2f}",
+            "codec": probe.codec,
+        }
+    if plan is not None and problem is None:
+        cells["sampled"] = f"{plan.num_frames} of {plan.width}x{plan.height}"
+        cells["tokens"] = str(visual_tokens(inspection, result.grid))
+    status = Text("ok", "green") if problem is None else Text(problem.reason, "red")
+    return {heading: Text(text) for heading, text in cells.items()} | {"status": status}
+
+
+def _problem_lines(result: CheckResult) -> list[str]:
+    bad: list[tuple[str, str, str]] = [
+        (i.row.listed, i.problem.reason, i.problem.detail) for i in result.bad if i.problem
+    ]
+    bad += [(refused.listed, refused.reason, refused.detail) for refused in result.listing.refused]
+    return [f"{show(listed)}: {reason}: {show(detail)}" for listed, reason, detail in bad]
 
 
 def _label_table(result: CheckResult) -> Table:
-    table = Table("label", "train", "test", "cannot be used")
+    table = Table("label", "train", "test", "cannot be used", box=box.SIMPLE_HEAD, pad_edge=False)
     good = [i for i in result.inspections if i.problem is None]
     counts = Counter((i.row.label, result.splits[i.row.clip_id]) for i in good)
     bad = Counter(i.row.label for i in result.bad)
