@@ -9,12 +9,14 @@ import difflib
 import json
 import math
 import os
+import posixpath
 import re
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -80,10 +82,10 @@ def read_manifest(source: Path, *, labels: Mapping[str, str], allow_outside: boo
     """
     raw = read_source(source)
     reading = _Reading(raw, dict(labels), allow_outside)
-    for cells in raw.cells:
-        reading.add(cells)
     if not raw.cells and not raw.faults:
         reading.faults.append(f"{show(raw.name)}: lists no clip; give it at least two a label")
+    while raw.cells:
+        reading.add(raw.cells.popleft())
     reading.compare()
     found = {row.label: "" for row in reading.rows if row.label is not None}
     return Listing(
@@ -127,6 +129,10 @@ class _Reading:
     faults: list[str] = field(default_factory=list)
     _outside: bool = False
     _folders: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._folder = f"{self.source.folder}/"
+        self._root = f"{str(self.source.root).rstrip('/')}/"
 
     def add(self, cells: Cells) -> None:
         """Turn the cells of one row into a Row, or into faults."""
@@ -233,7 +239,7 @@ class _Reading:
         """The cell's text without spaces around it; None where empty. Whole numbers are text, true and 1.5 are not."""
         value = cells.values.get(name)
         if value is None or isinstance(value, str):
-            return (value or "").strip() or None
+            return sys.intern((value or "").strip()) or None
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         self._fault(cells, f"{name} is {show(repr(value))}; it must be text")
@@ -244,9 +250,9 @@ class _Reading:
         if "\0" in listed:
             self._fault(cells, f"path {show(repr(listed))} holds a null character")
             return None
-        joined = self.source.folder / listed
+        real = self._real(listed)
         address = _ADDRESS.match(listed)
-        if address and not os.path.lexists(joined):
+        if address and not os.path.lexists(real):
             self._outside = True
             self._fault(
                 cells,
@@ -254,8 +260,7 @@ class _Reading:
                 "download it and list the file",
             )
             return None
-        real = Path(self._real(joined))
-        if not self.allow_outside and not real.is_relative_to(self.source.root):
+        if not self.allow_outside and not real.startswith(self._root):
             self._outside = True
             self._fault(
                 cells,
@@ -263,17 +268,17 @@ class _Reading:
                 "with allow_outside: true (--allow-outside)",
             )
             return None
-        return real
+        return Path(real)
 
-    def _real(self, path: Path) -> str:
-        """`os.path.realpath`, with the folders remembered: a million rows name few folders."""
-        folder, name = os.path.split(path)
+    def _real(self, listed: str) -> str:
+        """The real path, folders remembered; in text, since a million rows name few folders and pathlib is slow."""
+        folder, name = os.path.split(f"{self._folder}{listed}" if not listed.startswith("/") else listed)
         if name in ("", ".", ".."):
-            return os.path.realpath(path)
+            return os.path.realpath(f"{folder}/{name}")
         if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        joined = Path(self._folders[folder], name)
-        return os.path.realpath(joined) if joined.is_symlink() else str(joined)
+            self._folders[folder] = os.path.realpath(folder).rstrip("/")
+        joined = f"{self._folders[folder]}/{name}"
+        return os.path.realpath(joined) if os.path.islink(joined) else joined  # noqa: PTH114
 
     def _label(self, cells: Cells) -> str | None:
         label = self._text(cells, "label")
@@ -336,7 +341,7 @@ def _is_box(box: Box) -> bool:
 
 def _default_id(listed: str, start: float | None, end: float | None) -> str:
     """The path without its suffix, and the window where there is one."""
-    name = str(PurePosixPath(listed).with_suffix("")) if PurePosixPath(listed).name else listed
+    name = posixpath.splitext(listed)[0]
     if start is None and end is None:
         return name
     return f"{name}@{start or 0:g}-{'' if end is None else f'{end:g}'}"

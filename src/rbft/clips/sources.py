@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ VIDEO_SUFFIXES = frozenset(
 MANIFEST_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json"))
 _SPLIT_FOLDERS = {"train", "test"}
 _MAX_CELL = 10_000_000
+_END = "\N{END OF TEXT} end of table"
+"""A last line of our own: if it is not read back as a row, an open quote has swallowed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,15 @@ class Cells:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything a source holds. `folder` is where paths start, `root` the real folder that they must not leave."""
+    """Everything a source holds. `folder` is where paths start, `root` the real folder that they must not leave.
+
+    `cells` are taken off one by one as they become rows: a million rows are not held twice.
+    """
 
     name: str
     folder: Path
     root: Path
-    cells: list[Cells] = field(default_factory=list)
+    cells: deque[Cells] = field(default_factory=deque)
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 
@@ -57,7 +63,7 @@ def read_source(source: Path) -> Source:
         cells = _cells(source, notes, faults)
     except _RefusedError as refusal:
         cells, faults = [], [f"{name}: {refusal}"]
-    return Source(name, folder, root, cells, tuple(f"{name}: {note}" for note in notes), tuple(faults))
+    return Source(name, folder, root, deque(cells), tuple(f"{name}: {note}" for note in notes), tuple(faults))
 
 
 def _cells(source: Path, notes: list[str], faults: list[str]) -> list[Cells]:
@@ -98,29 +104,37 @@ def _table(source: Path, notes: list[str], faults: list[str]) -> list[Cells]:
     csv.field_size_limit(_MAX_CELL)
     first_line = text.split("\n", 1)[0]
     delimiter = max(",\t;", key=first_line.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    lines = itertools.chain(io.StringIO(text, newline=""), ["\n", _END])
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(header, notes)
-        cells = []
-        for number, row in enumerate(reader, 2):
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) > len(header) and not any(cell.strip() for cell in row[len(header) :]):
-                row = row[: len(header)]
-            if len(row) != len(header):
-                faults.append(f"{source.name}: row {number}: {len(row)} cells under a header of {len(header)}")
-                continue
-            cells.append(Cells(f"row {number}", {n: v for n, v in zip(header, row, strict=True) if n in COLUMNS}))
+        return list(_table_rows(source, header, reader, faults))
     except csv.Error as error:
-        raise _RefusedError(
-            f"line {reader.line_num}: not readable as a table: {error}; is a quote left open?"
-        ) from None
-    return cells
+        raise _RefusedError(f"line {reader.line_num}: not readable as a table: {error}") from None
+
+
+def _table_rows(source: Path, header: list[str], rows: Iterable[list[str]], faults: list[str]) -> Iterator[Cells]:
+    """The rows below a header, numbered as a spreadsheet does: the header is row 1."""
+    row, number = header, 1
+    for number, row in enumerate(rows, 2):
+        if not any(cell.strip() for cell in row):
+            continue
+        if row == [_END]:
+            return
+        if _END in row[-1]:
+            break
+        if len(row) > len(header) and not any(cell.strip() for cell in row[len(header) :]):
+            row = row[: len(header)]
+        if len(row) != len(header):
+            faults.append(f"{source.name}: row {number}: {len(row)} cells under a header of {len(header)}")
+            continue
+        yield Cells(f"row {number}", {n: v for n, v in zip(header, row, strict=True) if n in COLUMNS})
+    faults.append(f"{source.name}: row {number}: a quote is opened here and never closed")
 
 
 def _check_header(header: list[str], notes: list[str]) -> None:
-    if not header:
+    if not any(header) or header == [_END]:
         raise _RefusedError("is empty; the first line names the columns: " + ", ".join(COLUMNS))
     twice = sorted(name for name, count in Counter(header).items() if count > 1 and name)
     if twice:
