@@ -18,8 +18,7 @@ demo: $(READY)  ## the whole method on the embedded model: a table, a verdict, a
 	$(BIN)/rbft demo $(ARGS)
 
 test: $(READY)  ## the tests, with coverage
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term $(ARGS)
 
 lint: $(READY)  ## style, types, who may import whom
 	$(BIN)/ruff format --check .

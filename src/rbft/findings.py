@@ -63,6 +63,7 @@ class Findings:
     examples: Sequence[Clip]
     explained: Mapping[str, Rationale]
     fingerprints: Mapping[str, str]
+    device: str
 
     @property
     def labels(self) -> list[str]:
@@ -89,7 +90,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         comparisons=tuple(comparisons),
         rationales=summarise(findings.rationales) if findings.rationales else None,
         timing=findings.store.timings(),
-        environment=_environment(),
+        environment=_environment(findings.device),
         experiment=experiment.model_dump(mode="json"),
         fingerprints=dict(findings.fingerprints),
         notes=findings.manifest.notes + ((alike,) if alike else ()),
@@ -231,12 +232,13 @@ def _example(findings: Findings, clip: Clip) -> ExampleClip:
     )
 
 
-def _environment() -> dict[str, str]:
+def _environment(device: str) -> dict[str, str]:
     packages = {name: metadata.version(name) for name in ("torch", "transformers", "av", "numpy")}
     return {
         "rbft": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processors": str(os.cpu_count()),
+        "device": device,
         **packages,
     }

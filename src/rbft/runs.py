@@ -20,7 +20,7 @@ from rbft.experiment import Arm, Experiment, Stage, load_experiment
 from rbft.files import write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.models.sources import resolve
-from rbft.models.vlm import VLM, load_grid
+from rbft.models.vlm import VLM, device_name, load_grid
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
 from rbft.rationales.generate import rationale_key, write_rationales
@@ -299,6 +299,7 @@ def _report(session: _Session, arms: Mapping[str, ArmRun]) -> Outcome:
             "sampling": session.base.sampling_fingerprint,
             "clips": fingerprint(session.manifest),
         },
+        device=device_name(),
     )
     report, page, classifier = write_findings(findings)
     return Outcome(report=report, page=page, classifier=classifier)

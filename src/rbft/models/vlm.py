@@ -299,6 +299,12 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name() -> str:
+    """The default device in words."""
+    device = default_device()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
 def _config(source: Source, allow_remote_code: bool) -> Any:
     try:
         return AutoConfig.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
