@@ -29,7 +29,9 @@ JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 @app.command()
 def demo(
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings, for example `seeds=[0]`.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, for example `seeds=[0]`.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for run directories.")] = Path("runs"),
 ) -> None:
     """The whole method on the embedded model and its rendered night-camera clips: minutes on a laptop.
@@ -43,7 +45,14 @@ def demo(
 
 @app.command()
 def check(
-    clips: Annotated[Path, typer.Argument(help="A CSV or JSONL manifest, LLaVA/ShareGPT JSON, or a folder.")],
+    clips: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CLIPS",
+            help="A CSV or JSONL manifest (path,label[,split,group,…]), LLaVA/ShareGPT JSON, a folder with one folder "
+            "per label, or one video.",
+        ),
+    ],
     as_json: JSON = False,
     model: Annotated[str | None, typer.Option(help="Use this model's frame grid (default: Qwen2.5-VL's).")] = None,
     labels: Annotated[str | None, typer.Option(help="The allowed labels, separated by commas.")] = None,
@@ -83,12 +92,22 @@ def check(
 
 @app.command()
 def run(
-    experiment: Annotated[Path, typer.Argument(help="An experiment file; see `examples/`.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="`key.sub=value` settings.")] = None,
+    experiment: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment file; see `examples/` and docs/guide.md.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, for example `training.epochs=2`.")
+    ] = None,
 ) -> None:
     """Arms x seeds of an experiment: checkpoints, predictions, `report.html` and `report.json` in `runs/NAME`.
 
-    Interrupted at any point, the same command continues.
+    Interrupted at any point, the same command continues. The smallest experiment; all else has the paper's defaults:
+
+    * `clips: clips.csv`
+    * `model: Qwen/Qwen2.5-VL-7B-Instruct`
+    * `domain: Smart Home Security Expert`
+    * `labels: {normal: routine activity, abnormal: a threat to people, pets or property}`
+    * `arms: [zero-shot, direct, direct-matched, rb-ft]`
     """
     from rbft.experiment import load_experiment
     from rbft.runs import run_experiment
@@ -98,8 +117,8 @@ def run(
 
 @app.command()
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder of a run.")],
-    clips: Annotated[list[Path], typer.Argument(help="Video files.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder of a run.")],
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP", help="Video files.")],
     rationale: Annotated[bool, typer.Option("--rationale", help="Also let the model explain each clip.")] = False,
     as_json: JSON = False,
 ) -> None:
@@ -116,8 +135,8 @@ def predict(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="A CSV of predictions: clip_id, label, predicted.")],
-    b: Annotated[Path, typer.Argument(help="Another, on the same clips.")],
+    a: Annotated[Path, typer.Argument(metavar="A.csv", help="Predictions: clip_id, label, predicted.")],
+    b: Annotated[Path, typer.Argument(metavar="B.csv", help="Others, on the same clips.")],
     as_json: JSON = False,
 ) -> None:
     """Two prediction files on the same clips: difference, interval, exact McNemar test and a verdict in words."""
