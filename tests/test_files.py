@@ -178,8 +178,8 @@ def test_a_record_that_does_not_fit_names_file_and_field(tmp_path: Path) -> None
     for text, fault in {
         '{"step":1,"loss":1,"learning_rate":1,"colour":2}': "colour: Extra inputs are not permitted",
         '{"step":1,"loss":1}': "learning_rate: Field required",
-        '{"step":"x","loss":1,"learning_rate":1}': "step: Input should be a valid integer, unable to parse string as an "
-        "integer",
+        '{"step":"x","loss":1,"learning_rate":1}': "step: Input should be a valid integer, unable "
+        "to parse string as an integer",
     }.items():
         path.write_text(text)
         with pytest.raises(StoreError) as caught:

@@ -187,24 +187,39 @@ def test_an_unknown_file() -> None:
     ("changes", "expected"),
     [
         ({"rationale": "You are."}, "rationale: holds the fields [], needs exactly ['persona']"),
-        ({"rationale": "{persona} {label}"}, "rationale: holds the fields ['label', 'persona'], needs exactly ['persona']"),
+        (
+            {"rationale": "{persona} {label}"},
+            "rationale: holds the fields ['label', 'persona'], needs exactly ['persona']",
+        ),
         ({"rationale": "{persona.name}"}, "rationale: holds the fields ['persona.name'], needs exactly ['persona']"),
         ({"rationale": "{persona[0]}"}, "rationale: holds the fields ['persona[0]'], needs exactly ['persona']"),
         ({"rationale": "{}"}, "rationale: holds the fields [''], needs exactly ['persona']"),
-        ({"rationale": "{persona:>{width}}"}, "rationale: a field is a bare name, without `:` or `!`; needs exactly ['persona']"),
+        (
+            {"rationale": "{persona:>{width}}"},
+            "rationale: a field is a bare name, without `:` or `!`; needs exactly ['persona']",
+        ),
         ({"label": "{labels!r}"}, "label: a field is a bare name, without `:` or `!`; needs exactly ['labels']"),
         ({"label": "{labels"}, "label: expected '}' before end of string; a brace that is meant as text is doubled"),
-        ({"label": "}{labels}"}, "label: Single '}' encountered in format string; a brace that is meant as text is doubled"),
+        (
+            {"label": "}{labels}"},
+            "label: Single '}' encountered in format string; a brace that is meant as text is doubled",
+        ),
         ({"label_item": "{label}"}, "label_item: holds the fields ['label'], needs exactly ['definition', 'label']"),
-        ({"label_item_bare": "{label}{definition}"}, "label_item_bare: holds the fields ['definition', 'label'], needs exactly ['label']"),
+        (
+            {"label_item_bare": "{label}{definition}"},
+            "label_item_bare: holds the fields ['definition', 'label'], needs exactly ['label']",
+        ),
         ({"schema": 2}, "schema: Input should be 1"),
         ({"schema": None}, "schema: Field required"),
         ({"schema": None, "schema_version": 2}, "schema: Input should be 1"),
         ({"rationale": 5}, "rationale: Input should be a valid string"),
         ({"persona": "x"}, "persona: Extra inputs are not permitted"),
-        ({"dimensions": {"subjects": ["who"]}}, "dimensions: ['subjects'] must be ['actions', 'attributes', 'scenes', 'subjects']"),
+        (
+            {"dimensions": {"subjects": ["who"]}},
+            "dimensions: ['subjects'] must be ['actions', 'attributes', 'scenes', 'subjects']",
+        ),
     ],
-)  # fmt: skip
+)
 def test_faults_of_a_template_file(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
     assert faults(template_file(tmp_path, **changes)) == [expected]
 

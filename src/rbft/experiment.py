@@ -6,22 +6,26 @@ Every default is the paper's (arXiv 2511.15923, section 4.1), so the smallest fi
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rbft.errors import ExperimentError
-from rbft.files import parse_yaml, read_yaml
+from rbft.files import parse_yaml, read_yaml, yaml_fault
+from rbft.prompts import BUILT_IN
 from rbft.records import RationaleFormat, StageKind
+
+_MAX_SEED = 2**32 - 1
 
 
 class Section(BaseModel):
     """Base of the parts of an experiment: closed, immutable, strict about unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Sampling(Section):
@@ -133,10 +137,20 @@ class Stage(Section):
 
 
 class Arm(Section):
-    """A named list of stages; the empty list is zero-shot."""
+    """A named list of stages; the empty list is zero-shot. The bare name of a preset stands for the preset."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$")
     stages: tuple[Stage, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in PRESET_ARMS:
+            hint = _did_you_mean(value, PRESET_ARMS) or "."
+            raise ValueError(f"unknown arm {value!r}{hint} Known: {', '.join(PRESET_ARMS)}, or write name and stages")
+        return {"name": value, "stages": PRESET_ARMS[value]}
 
 
 _LABEL = Stage(kind="label")
@@ -160,7 +174,10 @@ class Experiment(Section):
     model: str = Field(description="a Hugging Face name, a folder, or `embedded`")
     revision: str | None = None
     domain: str = Field("domain expert", description="the persona that the rationale prompt speaks to")
-    labels: dict[str, str] = Field(default_factory=dict, description="label to one-line definition; empty: from clips")
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="label to one-line definition; empty: from clips. Labels must differ in more than case and spaces",
+    )
     arms: tuple[Arm, ...] = Field(
         default_factory=lambda: tuple(Arm(name=n, stages=PRESET_ARMS[n]) for n in list(PRESET_ARMS)[:4])
     )
@@ -181,34 +198,49 @@ class Experiment(Section):
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_as_mapping(cls, value: Any) -> Any:
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            return {str(label): "" for label in value}
         if isinstance(value, Mapping):
-            return {str(k): "" if v is None else v for k, v in value.items()}
-        return value
+            given = list(value.items())
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            given = [(label, None) for label in value]
+        else:
+            return value
+        _stop_at(_label_faults([label for label, _ in given]))
+        return {str(label): _one_line(definition) for label, definition in given}
 
-    @field_validator("arms", mode="before")
+    @field_validator("arms")
     @classmethod
-    def _arms_by_name(cls, value: Any) -> Any:
-        return tuple(_arm(v) for v in value) if isinstance(value, list | tuple) else value
+    def _arms_differ_and_match(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        names = [arm.name for arm in arms]
+        faults = [] if arms else ["name at least one of " + ", ".join(PRESET_ARMS)]
+        if len(set(names)) < len(names):
+            faults.append(f"two arms share a name: {', '.join(names)}")
+        known = PRESET_ARMS | {arm.name: arm.stages for arm in arms}
+        for arm in arms:
+            for number, stage in enumerate(arm.stages, 1):
+                fault = None if stage.match_steps_of is None else _match_fault(stage.match_steps_of, known)
+                if fault:
+                    faults.append(f"{arm.name}: stage {number}: match_steps_of: {fault}")
+        _stop_at(faults)
+        return arms
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= _MAX_SEED for seed in seeds):
+            raise ValueError(f"{list(seeds)} must be one or more different integers from 0 to {_MAX_SEED}")
+        return seeds
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _recipes(self) -> Self:
         faults = []
-        names = [arm.name for arm in self.arms]
-        if len(set(names)) < len(names):
-            faults.append(f"arms: two arms share a name: {names}")
-        if not self.arms:
-            faults.append("arms: name at least one of " + ", ".join(PRESET_ARMS))
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            faults.append(f"seeds: {list(self.seeds)} must be one or more different integers")
-        if len(self.labels) == 1:
-            faults.append(f"labels: one label ({next(iter(self.labels))!r}) cannot be classified; give two or more")
         for arm in self.arms:
-            for i, stage in enumerate(arm.stages):
-                faults += _stage_faults(f"arms.{arm.name}.stages.{i}", stage, names, self.training)
-        if faults:
-            raise ValueError("\n".join(faults))
+            for number, stage in enumerate(arm.stages, 1):
+                try:
+                    self.stage_training(stage)
+                except ValidationError as error:
+                    lines = _lines(error, Training)
+                    faults += [f"arms: {arm.name}: stage {number}: training.{line}" for line in lines]
+        _stop_at(faults)
         return self
 
     def stage_training(self, stage: Stage) -> Training:
@@ -216,33 +248,69 @@ class Experiment(Section):
         return Training.model_validate(self.training.model_dump() | stage.training)
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name, from the experiment or the presets."""
+        """The arm of that name, from the experiment or the presets; raises ExperimentError where there is none."""
         for arm in self.arms:
             if arm.name == name:
                 return arm
+        if name not in PRESET_ARMS:
+            names = list(dict.fromkeys([arm.name for arm in self.arms] + list(PRESET_ARMS)))
+            raise ExperimentError(f"no arm {name!r}{_did_you_mean(name, names) or '.'} Arms are {', '.join(names)}")
         return Arm(name=name, stages=PRESET_ARMS[name])
 
 
-def _arm(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if value not in PRESET_ARMS:
-        close = difflib.get_close_matches(value, PRESET_ARMS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown arm {value!r}{hint} Known: {', '.join(PRESET_ARMS)}, or write name and stages")
-    return Arm(name=value, stages=PRESET_ARMS[value])
+def _stop_at(faults: Sequence[str]) -> None:
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
-def _stage_faults(where: str, stage: Stage, names: list[str], training: Training) -> list[str]:
+def _label_faults(labels: Sequence[Any]) -> list[str]:
+    """What keeps labels from being written, read back and told apart; the same rules as for a manifest's cells."""
     faults = []
-    other = stage.match_steps_of
-    if other is not None and other not in names and other not in PRESET_ARMS:
-        faults.append(f"{where}.match_steps_of: no arm {other!r}; arms are {', '.join(names)}")
-    try:
-        Training.model_validate(training.model_dump() | stage.training)
-    except ValidationError as error:
-        faults += [f"{where}.training.{line}" for line in _lines(error)]
+    seen: dict[str, str] = {}
+    for label in labels:
+        if isinstance(label, bool) or not isinstance(label, str | int):
+            faults.append(f"{label!r} is not text; put it in quotes")
+            continue
+        text = str(label)
+        folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        if not folded:
+            faults.append(f"{text!r} is empty; a label is a word or a few")
+        elif any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text):
+            faults.append(f"{text!r} holds a line break or another control character")
+        elif text != text.strip():
+            faults.append(f"{text!r} has spaces around it; write {text.strip()!r}")
+        elif folded in seen and text == seen[folded]:
+            faults.append(f"{text!r} is there twice; keep one")
+        elif folded in seen:
+            faults.append(f"{seen[folded]!r} and {text!r} differ only in case, spaces or form of letters; keep one")
+        else:
+            seen[folded] = text
+    if len(labels) == 1:
+        faults.append(f"one label ({str(labels[0])!r}) cannot be classified; give two or more")
     return faults
+
+
+def _one_line(definition: Any) -> Any:
+    """A definition without line breaks: YAML's block texts end with one."""
+    return " ".join(definition.split()) if isinstance(definition, str) else "" if definition is None else definition
+
+
+def _match_fault(name: str, known: Mapping[str, tuple[Stage, ...]]) -> str | None:
+    """Why a stage cannot take as many steps as the arm of that name: it must have steps, and steps of its own."""
+    if name not in known:
+        return f"no arm {name!r}{_did_you_mean(name, known) or '.'} Arms are {', '.join(known)}"
+    if not known[name]:
+        return f"arm {name!r} has no stage, so no steps to match"
+    others = [stage.match_steps_of for stage in known[name] if stage.match_steps_of is not None]
+    if others:
+        return f"arm {name!r} matches the steps of {others[0]!r} itself; name an arm with steps of its own"
+    return None
+
+
+def _did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    folded = {name.casefold(): name for name in allowed}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ""
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -251,21 +319,23 @@ def _stage_faults(where: str, stage: Stage, names: list[str], training: Training
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and apply `key.sub=value` overrides.
 
-    A relative `clips`, `model` folder or `prompts` file is looked for beside the experiment file. Raises
-    ExperimentError with every fault.
+    A relative `clips`, `model` folder or `prompts` file of the file is looked for beside it. Below `labels`, in the
+    file and in overrides, `no`, `on`, `1e3` or a date are text. Raises ExperimentError with every fault.
     """
     path = Path(path)
     document = read_yaml(path, text_below=("labels",))
     if not isinstance(document, dict):
         raise ExperimentError(f"{path}: an experiment is a mapping of names to values, this holds {document!r:.80}")
     document.setdefault("name", path.stem)
-    document.setdefault("clips", None)
-    for key in ("clips", "model", "prompts"):
+    for key, built_in in (("clips", ()), ("model", ("embedded",)), ("prompts", BUILT_IN)):
         value = document.get(key)
-        if isinstance(value, str) and not Path(value).is_absolute() and (path.parent / value).exists():
+        if not isinstance(value, str) or not value or value in built_in:
+            continue
+        if not Path(value).is_absolute() and (path.parent / value).exists():
             document[key] = str(path.parent / value)
-    for override in overrides:
-        _override(document, override)
+    faults = [fault for override in overrides if (fault := _override(document, override))]
+    if faults:
+        raise ExperimentError(faults)
     return make_experiment(document, where=str(path))
 
 
@@ -277,44 +347,67 @@ def make_experiment(document: Mapping[str, Any], *, where: str = "experiment") -
         raise ExperimentError([f"{where}: {line}" for line in _lines(error)]) from None
 
 
-def _override(document: dict[str, Any], override: str) -> None:
+def _override(document: dict[str, Any], override: str) -> str | None:
+    """Put an override into the document; a fault where it cannot be."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ExperimentError(f"{override!r} is not an override; write key=value, for example training.epochs=2")
+        return f"{override!r} is not an override; write key=value, for example training.epochs=2"
     *parents, last = key.split(".")
     place: Any = document
     for name in parents:
-        place = place.setdefault(name, {}) if isinstance(place, dict) else None
+        if isinstance(place, dict) and place.get(name) is None:
+            place[name] = {}
+        place = place[name] if isinstance(place, dict) else None
     if not isinstance(place, dict):
-        raise ExperimentError(f"{override!r}: {key!r} is not a place in an experiment")
+        return f"{override!r}: {key!r} is not a place in an experiment; give the whole of {'.'.join(parents)!r}"
     try:
-        place[last] = parse_yaml(text)
+        place[last] = parse_yaml(text, all_text=key.split(".")[0] == "labels")
     except yaml.YAMLError as error:
-        raise ExperimentError(f"{override!r}: the value is not readable: {error}") from None
+        return f"{override!r}: the value is not readable: {yaml_fault(error)}"
+    return None
 
 
-def _lines(error: ValidationError) -> list[str]:
+_IN_WORDS = {
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping of names to values",
+    "model_type": "must be a mapping of names to values",
+    "string_type": "must be text; put it in quotes",
+}
+
+
+def _lines(error: ValidationError, root: type[BaseModel] | None = None) -> list[str]:
     """One line for each fault: where, what was given, what is allowed."""
     lines = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{where}: no such setting{_nearest(fault['loc'])}")
+            lines.append(f"{where}: no such setting{_nearest(fault['loc'], root or Experiment)}")
             continue
         if fault["type"] == "missing":
             lines.append(f"{where}: is needed and was not given")
             continue
-        message = fault["msg"].removeprefix("Value error, ")
+        if fault["input"] is None:
+            lines.append(f"{where}: is empty; give a value, or leave it out for the default")
+            continue
+        message = _IN_WORDS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+        if fault["type"] == "string_pattern_mismatch":
+            message = "must start with a letter or digit; letters, digits, '.', '_' and '-' may follow, 64 in all"
         given = "" if fault["type"] == "value_error" else f" (given: {fault['input']!r:.80})"
         lines += [f"{where}: {line}{given}" if where else f"{line}{given}" for line in message.split("\n")]
     return lines
 
 
-def _nearest(location: tuple[int | str, ...]) -> str:
-    section: Any = Experiment
+def _nearest(location: tuple[int | str, ...], root: type[BaseModel]) -> str:
+    section: type[BaseModel] | None = root
     for part in location[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
-        section = field.annotation if field else None
-    names = list(getattr(section, "model_fields", {}))
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else (f"; there are {', '.join(names)}" if names else "")
+        if section is not None and isinstance(part, str):
+            section = _section_in(section.model_fields[part].annotation) if part in section.model_fields else None
+    names = list(section.model_fields) if section else []
+    return _did_you_mean(str(location[-1]), names) or (f"; there are {', '.join(names)}" if names else "")
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds: `Training`, the `Lora` of `Lora | None`, the `Arm` of `tuple[Arm, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)

@@ -107,9 +107,8 @@ def make_report(labels: dict[str, int] | None = None, names: Sequence[str] = tup
             "clips": "clips/smarthome.csv",
             "model": "Qwen/Qwen2.5-VL-7B-Instruct",
             "domain": "Smart Home Security Expert",
-            "labels": dict.fromkeys(labels, "") | {"normal": "routine household activity"},
         }
-    )
+    ).model_copy(update={"labels": dict.fromkeys(labels, "") | {"normal": "routine household activity"}})
     fields: dict[str, Any] = {
         "name": "smarthome-7b",
         "headline": f"Use rb-ft: it labels 80.5 % of {test} test clips correctly (75.0 to 86.0, 3 seeds); "
