@@ -1,13 +1,13 @@
 """The run directory: artifacts by fingerprint, checkpoints that verify, timings that survive a restart.
 
-    runs/NAME/
-      experiment.json   what was asked for, whole
-      manifest.json     the clips, their splits, what was left out
-      rationales/KEY.jsonl
-      checkpoints/KEY/  Hugging Face layout + card.json (labels, prompts, sampling, lineage) + manifest.json (checksums)
-      predictions/KEY.jsonl
-      logs/KEY/         TensorBoard files and losses.jsonl of a stage
-      report.json  report.html
+runs/NAME/
+  experiment.json   what was asked for, whole
+  manifest.json     the clips, their splits, what was left out
+  rationales/KEY.jsonl
+  checkpoints/KEY/  Hugging Face layout + card.json (labels, prompts, sampling, lineage) + manifest.json (checksums)
+  predictions/KEY.jsonl
+  logs/KEY/         TensorBoard files and losses.jsonl of a stage
+  report.json  report.html
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rbft.errors import CheckpointError, LineageError
+from rbft.errors import CheckpointError, LineageError, StoreError
 from rbft.experiment import Sampling
-from rbft.files import JsonlAppender, read_jsonl, read_record, sha256_of, write_record
+from rbft.files import JsonlAppender, R, read_jsonl, read_record, sha256_of, write_record
 from rbft.prompts import Prompts
 from rbft.records import Checkpoint, Record
 
@@ -98,23 +98,21 @@ def seal(folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Raise CheckpointError, naming the files, where a sealed folder is incomplete or changed."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: incomplete: it has no {MANIFEST}, which is written last; train it again")
-    told = read_record(path, FileManifest).sha256
-    found = _checksums(folder)
-    gone = sorted(told.keys() - found.keys())
-    changed = sorted(name for name in told.keys() & found.keys() if told[name] != found[name])
-    if gone or changed:
-        what = [f"missing: {', '.join(gone)}"] * bool(gone) + [f"changed: {', '.join(changed)}"] * bool(changed)
-        raise CheckpointError(f"{folder}: damaged ({'; '.join(what)}); delete the folder and run again")
+    """Raise CheckpointError, naming the files, where a sealed folder is incomplete, changed or added to.
+
+    Libraries read whatever lies in a model's folder, so an added file can change its answers. Hidden files are let be.
+    """
+    added = _verify_sealed(folder)
+    if added:
+        raise CheckpointError(
+            f"{folder}: holds files that were not there when it was finished ({', '.join(added)}); move them elsewhere"
+        )
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a folder is complete and unchanged."""
+    """Whether every file of a sealed folder is there and unchanged; one that was only added to is not made again."""
     try:
-        verify(folder)
+        _verify_sealed(folder)
     except CheckpointError:
         return False
     return True
@@ -123,9 +121,12 @@ def is_sealed(folder: Path) -> bool:
 def publish(temporary: Path, folder: Path) -> None:
     """Seal a finished folder and move it into place; what stood there incomplete is removed."""
     seal(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 def read_card(folder: Path) -> Card:
@@ -133,21 +134,51 @@ def read_card(folder: Path) -> Card:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give the folder of a checkpoint that rbft trained")
     if not (folder / CARD).is_file():
-        raise CheckpointError(f"{folder}: no {CARD}: not a checkpoint that rbft trained, so it has no labels or prompts")
+        raise CheckpointError(
+            f"{folder}: no {CARD}: not a checkpoint that rbft trained, so it has no labels or prompts"
+        )
     verify(folder)
-    return read_record(folder / CARD, Card)
+    return _read(folder / CARD, Card)
 
 
 def check_lineage(parent: Checkpoint, expected: Checkpoint) -> None:
     """Raise LineageError, naming both sides, where a stage would start from another checkpoint than the one meant."""
-    for name in ("fingerprint", "base", "sampling_fingerprint", "prompts_fingerprint"):
-        ours, theirs = getattr(expected, name), getattr(parent, name)
-        if ours != theirs:
-            raise LineageError(
-                f"{parent.path}: its {name.replace('_', ' ')} is {theirs}, the stage expects {ours} ({expected.path})"
-            )
+    faults = [
+        f"{parent.path}: its {name.replace('_', ' ')} is {getattr(parent, name)}, the stage expects "
+        f"{getattr(expected, name)} ({expected.path})"
+        for name in ("fingerprint", "base", "sampling_fingerprint", "prompts_fingerprint")
+        if getattr(parent, name) != getattr(expected, name)
+    ]
+    if faults:
+        raise LineageError(faults)
+
+
+def _verify_sealed(folder: Path) -> list[str]:
+    """The files that were added since a folder was sealed; raises CheckpointError where it is incomplete or changed."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: incomplete: it has no {MANIFEST}, which is written last; train it again")
+    told = _read(path, FileManifest).sha256
+    found = _checksums(folder)
+    gone = sorted(told.keys() - found.keys())
+    changed = sorted(name for name in told.keys() & found.keys() if told[name] != found[name])
+    if gone or changed:
+        what = [f"missing: {', '.join(gone)}"] * bool(gone) + [f"changed: {', '.join(changed)}"] * bool(changed)
+        raise CheckpointError(f"{folder}: damaged ({'; '.join(what)}); delete the folder and run again")
+    return sorted(name for name in found.keys() - told.keys() if not Path(name).name.startswith("."))
+
+
+def _read(path: Path, kind: type[R]) -> R:
+    """A record of a checkpoint; one that is not readable is the checkpoint's fault, not the run directory's."""
+    try:
+        return read_record(path, kind)
+    except StoreError as error:
+        raise CheckpointError(f"{error}; delete the folder and run again") from None
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    files = (f for f in folder.rglob("*") if f.is_file())
-    return {f.relative_to(folder).as_posix(): sha256_of(f) for f in sorted(files) if f.name != MANIFEST}
+    try:
+        files = sorted(f for f in folder.rglob("*") if f.is_file() and f != folder / MANIFEST)
+        return {f.relative_to(folder).as_posix(): sha256_of(f) for f in files}
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
