@@ -20,9 +20,10 @@ class Reporter:
         self._quiet = quiet
 
     def say(self, text: str) -> None:
-        """One line of text, no markup."""
+        """One line of text, no markup, as long as it is; control characters (of a file's name, say) are escaped."""
         if not self._quiet:
-            self._console.print(text, markup=False, highlight=False)
+            plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+            self._console.print(plain, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def counted(self, what: str, total: int, unit: str = "clips") -> Iterator[Advance]:
