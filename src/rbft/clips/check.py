@@ -207,7 +207,9 @@ _DETAILS = ("frames", "fps", "codec")
 def _clip_table(result: CheckResult, width: int) -> Table:
     """Bad clips first; what is wrong with each stands below the table in full."""
     headings = ("clip", "label", "split", "seconds", "size", "frames", "fps", "codec", "sampled", "tokens", "status")
-    shown = [heading for heading in headings if width >= _NARROW or heading not in _DETAILS]
+    hidden = {"label", "split"} if all(i.row.label is None for i in result.inspections) else set()
+    hidden |= set(_DETAILS) if width < _NARROW else set()
+    shown = [heading for heading in headings if heading not in hidden]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in shown:
         left = heading in ("clip", "label", "split", "codec", "status")

@@ -1,0 +1,116 @@
+"""`rbft check`: the exit code, the exact keys, the table, the sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rbft.clips.check import CheckResult, check, render_table, to_json_lines
+from rbft.experiment import ClipLimits, Sampling
+from rbft.records import Grid
+from videos import picture, write_clip
+
+Make = Callable[..., Path]
+KEYS = [
+    "clip_id", "path", "status", "reason", "duration_seconds", "width", "height", "num_frames", "average_fps", "codec",
+    "sampled_frames", "visual_tokens",
+]  # fmt: skip
+
+
+def checked(source: Path, **how: object) -> CheckResult:
+    settings = {"labels": {}, "sampling": Sampling(), "grid": Grid(), "limits": ClipLimits(), "workers": 1, **how}
+    return check(source, **settings)  # type: ignore[arg-type]
+
+
+def table(result: CheckResult, width: int = 200) -> str:
+    out = io.StringIO()
+    render_table(result, Console(file=out, width=width))
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labels of three clips each."""
+    root = tmp_path_factory.mktemp("folders")
+    for number in range(6):
+        path = root / ("still", "moving")[number % 2] / f"{number}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        write_clip(path, [picture(20 * number + i) for i in range(10)])
+    return root
+
+
+def test_sound_clips(folders: Path) -> None:
+    result = checked(folders)
+    assert result.exit_code == 0
+    assert result.summary == "6 clips, 2 labels: every clip can be read, and a run could start."
+    lines = [json.loads(line) for line in to_json_lines(result).splitlines()]
+    assert all(list(line) == KEYS for line in lines) and len(lines) == 6
+    assert lines[0] == {
+        "clip_id": "moving/1", "path": "moving/1.mp4", "status": "ok", "reason": None, "duration_seconds": 1.0,
+        "width": 64, "height": 48, "num_frames": 10, "average_fps": 10.0, "codec": "h264", "sampled_frames": 4,
+        "visual_tokens": 2 * 10 * 14,
+    }  # fmt: skip
+    text = table(result)
+    for part in ("moving/1", "4 of 392x280", "280", "6 clips, 0.1 minutes, 24 sampled frames, 1680 visual tokens"):
+        assert part in text
+
+
+def test_bad_clips_and_faults(folders: Path, tmp_path: Path) -> None:
+    for path in folders.rglob("*.mp4"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "bad\x1b[31m.mp4").write_bytes(b"")
+    rows = ["path,label", "0.mp4,a", "1.mp4,a", "2.mp4,b", "3.mp4,b", "../x.mp4,a", "bad\x1b[31m.mp4,b"]
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    result = checked(tmp_path / "clips.csv", labels={"a": "", "b": "", "c": ""})
+    assert result.exit_code == 2
+    assert result.summary == (
+        "A run would stop: 1 of 6 clips cannot be used (a run goes on without them under leave-out); "
+        "2 faults in the list to mend first."
+    )
+    lines = [json.loads(line) for line in to_json_lines(result).splitlines()]
+    assert all(list(line) == KEYS for line in lines) and len(lines) == 6
+    assert [line["status"] for line in lines] == ["ok"] * 4 + ["error"] * 2
+    assert lines[4]["reason"] == "empty: the file has no bytes" and lines[4]["codec"] is None
+    assert lines[5]["reason"].startswith("outside: path '../x.mp4' leads outside")
+    text = table(result)
+    assert "\x1b" not in text and "bad\\x1b[31m" in text
+    assert "fault: label 'c' has no clip that can be used" in text
+    assert all(name in table(result, width=80) for name in ("0", "empty"))
+
+
+def test_duplicates_and_leaks_are_shown(folders: Path, tmp_path: Path) -> None:
+    for path in folders.rglob("*.mp4"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "copy.mp4").write_bytes((tmp_path / "0.mp4").read_bytes())
+    rows = ["path,label,split", "0.mp4,a,train", "1.mp4,a,test", "2.mp4,b,train", "3.mp4,b,test", "copy.mp4,a,test"]
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    result = checked(tmp_path / "clips.csv")
+    assert result.exit_code == 2
+    assert "leak: 0.mp4 (row 2) and copy.mp4 (row 6) hold the same bytes, in train and in test" in table(result)
+
+
+def test_one_file_and_a_heap_of_files(clip: Path, tmp_path: Path) -> None:
+    result = checked(clip)
+    assert result.exit_code == 0 and result.summary == "1 clip, no labels: every clip can be read."
+    (tmp_path / "deep").mkdir()
+    for name in ("a.mp4", "deep/b.mp4"):
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    (tmp_path / "notes.txt").touch()
+    heap = checked(tmp_path)
+    assert [i.row.listed for i in heap.inspections] == ["a.mp4", "deep/b.mp4"] and heap.exit_code == 0
+    assert "1 files are not videos by their name" in table(heap)
+    assert checked(tmp_path / "absent.csv").exit_code == 2
+    (tmp_path / "empty").mkdir()
+    assert "holds no video" in table(checked(tmp_path / "empty"))
+
+
+def test_many_good_clips_are_counted_not_all_shown(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    lines = "".join(json.dumps({"path": "clip.mp4", "start": i / 100, "end": 2}) + "\n" for i in range(45))
+    (tmp_path / "clips.jsonl").write_text(lines)
+    assert "and 5 more clips without a problem (--json lists all)" in table(checked(tmp_path / "clips.jsonl"))
