@@ -166,8 +166,10 @@ def test_publish_where_it_cannot(tmp_path: Path) -> None:
 # -- cards ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_card_is_what_was_written(folder: Path) -> None:
-    assert read_card(folder) == card()
+def test_the_card_is_what_was_written_at_the_place_where_it_lies(folder: Path) -> None:
+    moved = folder.rename(folder.with_name("moved"))
+    assert read_card(moved) == card().model_copy(update={"checkpoint": checkpoint(str(moved))})
+    folder = moved
     assert list(read_card(folder).prompts.labels) == ["no", "fall {x}"]
 
 

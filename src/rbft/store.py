@@ -130,7 +130,7 @@ def publish(temporary: Path, folder: Path) -> None:
 
 
 def read_card(folder: Path) -> Card:
-    """The card of a verified checkpoint; raises CheckpointError where it is none of ours."""
+    """The card of a verified checkpoint, at the path where it lies now (a run can be moved); raises CheckpointError."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give the folder of a checkpoint that rbft trained")
     if not (folder / CARD).is_file():
@@ -138,7 +138,8 @@ def read_card(folder: Path) -> Card:
             f"{folder}: no {CARD}: not a checkpoint that rbft trained, so it has no labels or prompts"
         )
     verify(folder)
-    return _read(folder / CARD, Card)
+    card = _read(folder / CARD, Card)
+    return card.model_copy(update={"checkpoint": card.checkpoint.model_copy(update={"path": str(folder)})})
 
 
 def check_lineage(parent: Checkpoint, expected: Checkpoint) -> None:
