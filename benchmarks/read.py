@@ -3,7 +3,7 @@
 Both sides run in this process, in turn, on the same clips, after their outputs were found equal. Reading means every
 byte of the mapped frames is touched. The promise is 20 times or more.
 
-    python benchmarks/read.py                  on two clips made here (18 s at 720p, 2 s at 336p)
+    python benchmarks/read.py                  on two clips made here (18 s at 720p, 4 s at 360p)
     python benchmarks/read.py CLIP... --json   on clips of yours
 """
 
@@ -105,7 +105,7 @@ def main() -> int:
         root = Path(folder)
         clips = options.clips or [
             make_clip(root / "18s-720p.mp4", seconds=18, width=1280, height=720),
-            make_clip(root / "2s-336p.mp4", seconds=2, width=448, height=336),
+            make_clip(root / "4s-360p.mp4", seconds=4, width=640, height=360),
         ]
         rows = [compare(clip, FrameCache(root / "cache"), options.repeats) for clip in clips]
     ratios = [float(str(row["ratio"])) for row in rows]

@@ -283,7 +283,7 @@ def test_bare_files(tmp_path: Path) -> None:
     assert listing.faults == () and listing.labels == {}
 
 
-def test_many_rows_are_read_in_reasonable_memory(tmp_path: Path) -> None:
-    rows = "".join(f"clips/{i % 100}/{i}.mp4,l{i % 7},g{i % 1000}\n" for i in range(50_000))
+def test_many_rows(tmp_path: Path) -> None:
+    rows = "".join(f"clips/{i % 100}/{i}.mp4,l{i % 7},g{i % 1000}\n" for i in range(20_000))
     listing = read(tmp_path, "path,label,group\n" + rows)
-    assert len(listing.rows) == 50_000 and listing.faults == ()
+    assert len(listing.rows) == 20_000 and listing.faults == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -171,6 +172,22 @@ def _children() -> list[str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return lines
+
+
+def test_flipped_bits_never_hurt_the_parent_and_the_verdict_is_the_same_twice(clip: Path, tmp_path: Path) -> None:
+    chance, whole = random.Random(0), clip.read_bytes()
+    paths = []
+    for number in range(60):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 4, 20))):
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        paths.append(tmp_path / f"{number}.mp4")
+        paths[-1].write_bytes(data)
+    with readers(2) as run:
+        first, second = (list(run(lambda reader, path: reader.ask(request(path)), paths)) for _ in range(2))
+    assert first == second
+    assert {reply.problem is None for reply in first} == {True, False}
+    assert not [reply for reply in first if reply.problem and "Error" in reply.problem[1]]
 
 
 def test_replies_are_plain_json(clip: Path) -> None:

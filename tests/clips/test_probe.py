@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -99,7 +100,20 @@ def test_files_that_are_no_video(tmp_path: Path) -> None:
 
 
 def test_playlists_and_lists_of_files_are_not_followed(clip: Path, tmp_path: Path) -> None:
+    """Nor is anything asked of the network: a listener counts who comes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        _follow_nothing(clip, tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}/a.ts")
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def _follow_nothing(clip: Path, tmp_path: Path, address: str) -> None:
+    dash = f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period><BaseURL>{address}</BaseURL></Period></MPD>'
     for name, text in {
+        "remote.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n",
+        "remote.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n",
+        "remote.mpd": dash,
         "list.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{clip}\n#EXT-X-ENDLIST\n",
         "list.mp4": f"ffconcat version 1.0\nfile '{clip}'\n",
         "session.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
@@ -117,7 +131,7 @@ def test_sound_only_and_pictures_only(tmp_path: Path) -> None:
         container.mux(stream.encode())
     error = problem(tmp_path / "sound.m4a")
     assert error.reason == "no_video_stream"
-    assert "without a video stream (streams: audio)" in error.detail
+    assert error.detail == "the mov file has no video stream; it has audio"
     write_clip(tmp_path / "images.mov", [picture(0)] * 3, codec="png", pixel_format="rgb24")
     error = problem(tmp_path / "images.mov")
     assert error.reason == "unsupported"

@@ -134,12 +134,13 @@ def check_file(path: Path) -> None:
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
-        raise fail(path, "no_video_stream", f"a {container.format.name} file without a video stream (streams: {kinds})")
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        name = container.format.name.split(",")[0]
+        raise fail(path, "no_video_stream", f"the {name} file has no video stream; it has {kinds}")
     best = container.streams.best("video")
     stream = best if isinstance(best, VideoStream) and best in streams else streams[0]
     if stream.codec_context is None:
-        raise fail(path, "unsupported", f"the video stream has a codec that is unknown here ({stream.codec_tag!r})")
+        raise fail(path, "unsupported", f"a codec that is unknown here; rbft reads {', '.join(CODECS)}")
     if stream.codec_context.name not in CODECS:
         raise fail(path, "unsupported", f"codec {stream.codec_context.name}; rbft reads {', '.join(CODECS)}")
     return stream
