@@ -326,3 +326,14 @@ def test_the_python_api_runs_an_experiment(yard: Path, tmp_path: Path) -> None:
     assert again.report.name == "other"
     with pytest.raises(UserError, match="overrides belong to an experiment file"):
         rbft.run(experiment, "name=x")
+
+
+def test_interrupted_says_how_to_go_on(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rbft.runs.run_experiment", interrupted)
+    assert command("run", str(experiment)) == 130
+    assert "rbft: interrupted; the same command continues from here" in capsys.readouterr().err

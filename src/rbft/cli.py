@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rbft import __version__
 from rbft.errors import RbftError, UserError
+from rbft.progress import printable
 
 app = typer.Typer(
     name="rbft",
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Teach a video-language model a new domain: labelled clips in; a classifier, and numbers that say whether "
     "rationales helped, out.\n\nStart with `rbft demo`, then `rbft check CLIPS`, then `rbft run EXPERIMENT.yaml`.",
 )
+INTERRUPTED = 130
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -56,9 +58,9 @@ def check(
     as_json: JSON = False,
     model: Annotated[str | None, typer.Option(help="Use this model's frame grid (default: Qwen2.5-VL's).")] = None,
     labels: Annotated[str | None, typer.Option(help="The allowed labels, separated by commas.")] = None,
-    fps: Annotated[float, typer.Option(help="Frames per second to sample.")] = 1.0,
+    fps: Annotated[float, typer.Option(help="Frames per second to sample.", min=0.001, max=60)] = 1.0,
     allow_outside: Annotated[bool, typer.Option(help="Clips may lie outside the manifest's folder.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes that read clips; 0: one per processor.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that read clips; 0: one per processor.", min=0)] = 0,
 ) -> None:
     """Read every clip once: readable? labels, splits, duplicates, leaks, frames and tokens per clip.
 
@@ -110,9 +112,11 @@ def run(
     * `arms: [zero-shot, direct, direct-matched, rb-ft]`
     """
     from rbft.experiment import load_experiment
-    from rbft.runs import run_experiment
 
-    _print_outcome(run_experiment(load_experiment(experiment, overrides or [])))
+    asked = load_experiment(experiment, overrides or [])
+    from rbft.runs import run_experiment  # loads torch; a fault in the file is told before that
+
+    _print_outcome(run_experiment(asked))
 
 
 @app.command()
@@ -185,8 +189,10 @@ def main() -> None:
         app()
     except RbftError as error:
         faults = error.faults if isinstance(error, UserError) else [str(error)]
-        sys.stderr.write("".join(f"rbft: {fault}\n" for fault in faults))
+        for fault in faults:
+            sys.stderr.write(f"rbft: {printable(fault)}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("rbft: interrupted; the same command continues from here\n")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            sys.stderr.write("rbft: interrupted; the same command continues from here\n")
+        raise

@@ -12,6 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Advance = Callable[[int], None]
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: what would steer it, in a file's name say, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Reporter:
     """Says what is being done. `quiet` says nothing."""
 
@@ -22,8 +27,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line of text, no markup, as long as it is; control characters (of a file's name, say) are escaped."""
         if not self._quiet:
-            plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-            self._console.print(plain, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def counted(self, what: str, total: int, unit: str = "clips") -> Iterator[Advance]:

@@ -25,7 +25,7 @@ from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
 from rbft.rationales.generate import rationale_key, write_rationales
 from rbft.records import Checkpoint, Clip, Example, Manifest, Prediction, Probe, Rationale, Report, fingerprint
-from rbft.store import RunStore
+from rbft.store import RunStore, is_sealed
 from rbft.training.examples import label_examples, rationale_examples
 from rbft.training.stages import StageJob, run_stage
 from rbft.training.supervised import num_steps
@@ -226,7 +226,7 @@ def _run_stage(session: _Session, arm: Arm, number: int, stage: Stage, parent: C
         clips=session.clips,
         frame_keys=session.frame_keys,
     )
-    if session.store.checkpoint(job.key).is_dir():
+    if is_sealed(session.store.checkpoint(job.key)):
         return run_stage(job, session.store, session.frames)
     session.release()
     title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"

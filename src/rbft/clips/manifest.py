@@ -22,6 +22,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from rbft.clips.sources import Cells, Source, read_source
+from rbft.progress import printable
 from rbft.records import Box, Split
 
 _SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -100,9 +101,7 @@ def read_manifest(source: Path, *, labels: Mapping[str, str], allow_outside: boo
 
 def show(text: object) -> str:
     """Text for a terminal: control characters, direction marks and lone surrogates escaped, at most 200 characters."""
-    safe = "".join(
-        c if unicodedata.category(c)[0] not in "C" else c.encode("unicode_escape").decode() for c in str(text)
-    )
+    safe = printable(str(text))
     return safe if len(safe) <= 200 else f"{safe[:197]}..."
 
 

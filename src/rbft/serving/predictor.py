@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rbft.clips.cache import FrameCache
 from rbft.clips.ingest import ClipFrames, clip_frames, inspect_clips
@@ -18,6 +20,7 @@ from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import ClipLimits, Evaluation
 from rbft.models.generate import generate
 from rbft.models.vlm import VLM
+from rbft.progress import printable
 from rbft.records import Probability, Record
 from rbft.store import Card, read_card
 
@@ -108,15 +111,14 @@ class Classifier:
 
 
 def render_answers(answers: Sequence[Answer], console: Console) -> None:
-    """A table of labels and probabilities, then the rationales."""
-    table = Table("clip", "label", *[f"p({label})" for label in answers[0].probabilities])
+    """A table of labels and probabilities, then the rationales; nothing that a file or a model says is markup."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("clip", "label", *[f"p({show(label)})" for label in answers[0].probabilities]):
+        table.add_column(Text(heading), overflow="fold")
     for answer in answers:
-        table.add_row(
-            show(answer.path),
-            answer.label,
-            *[f"{p:.3f}" for p in answer.probabilities.values()],
-        )
+        probabilities = [f"{p:.3f}" for p in answer.probabilities.values()]
+        table.add_row(*map(Text, (show(answer.path), show(answer.label), *probabilities)))
     console.print(table)
     for answer in answers:
         if answer.rationale is not None:
-            console.print(f"{show(answer.path)}: {answer.rationale}", markup=False, highlight=False)
+            console.print(Text(f"{show(answer.path)}: {printable(answer.rationale)}"))

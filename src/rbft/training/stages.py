@@ -39,7 +39,7 @@ class StageJob:
         recipe = self.recipe.model_dump(exclude={"save_every_steps"})
         return fingerprint(
             "stage", self.stage.kind, self.parent.fingerprint, list(self.examples), frames, recipe, self.steps,
-            self.seed, self.prompts, self.sampling.model_dump(), self.length_normalisation,
+            self.seed, self.prompts, list(self.prompts.labels), self.sampling.model_dump(), self.length_normalisation,
         )  # fmt: skip
 
 
@@ -49,13 +49,14 @@ def run_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_remo
     Raises LineageError where a test clip is among the examples or the parent on disk is not the one meant.
     """
     folder = store.checkpoint(job.key)
+    work = folder.with_name(f".{job.key}.work")
     if is_sealed(folder):
+        shutil.rmtree(work, ignore_errors=True)
         return read_card(folder).checkpoint
     refuse_test_clips(job.examples, job.clips)
     if job.parent.stage != "base":
         check_lineage(read_card(store.checkpoint(job.parent.fingerprint)).checkpoint, job.parent)
     vlm = VLM.load(job.parent.path, for_training=True, allow_remote_code=allow_remote_code)
-    work = folder.with_name(f".{job.key}.work")
     train(
         vlm,
         job.examples,
