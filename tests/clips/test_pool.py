@@ -18,7 +18,7 @@ import pytest
 
 from rbft.clips.cache import FrameCache
 from rbft.clips.child import Reply, Request, answer, serve
-from rbft.clips.pool import Reader, readers
+from rbft.clips.pool import Reader, ReaderClosedError, readers
 from rbft.errors import StoreError
 from rbft.experiment import ClipLimits, Sampling
 from rbft.records import Grid
@@ -194,3 +194,11 @@ def test_replies_are_plain_json(clip: Path) -> None:
     assert set(json.loads(answer(request(clip)).model_dump_json())) == {
         "probe", "plan", "key", "decoded", "problem", "store_error",
     }  # fmt: skip
+
+
+def test_a_closed_reader_starts_no_child(clip: Path) -> None:
+    reader = Reader()
+    reader.close()
+    with pytest.raises(ReaderClosedError):
+        reader.ask(request(clip))
+    assert reader._process is None

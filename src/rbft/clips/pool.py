@@ -22,12 +22,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class ReaderClosedError(RuntimeError):
+    """A reader was closed while it was asked: the work was given up, and nobody waits for the answer."""
+
+
 class Reader:
     """One child process, started when first asked and again after it died."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._complaints: IO[str] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
 
     def ask(self, request: Request) -> Reply:
         """Have one file read. A child that is killed, crashes or hangs is a problem of the file, named as such.
@@ -56,7 +62,12 @@ class Reader:
         return reply
 
     def close(self) -> None:
-        """End the child."""
+        """End the child, from any thread; nothing can be asked after that."""
+        with self._lock:
+            self._closed = True
+            self._end()
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
@@ -68,27 +79,32 @@ class Reader:
                     pipe.close()
 
     def _started(self) -> subprocess.Popen[str]:
-        if self._process is not None and self._process.poll() is not None:
-            self.close()
-        if self._process is None:
-            self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rbft.clips.child"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._complaints,
-                encoding="utf-8",
-            )
-        return self._process
+        with self._lock:
+            if self._closed:
+                raise ReaderClosedError
+            if self._process is not None and self._process.poll() is not None:
+                self._end()
+            if self._process is None:
+                self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "rbft.clips.child"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._complaints,
+                    encoding="utf-8",
+                )
+            return self._process
 
     def _obituary(self, limits: ClipLimits, late: bool) -> tuple[str, str]:
         """Why the child died, as a reason and a detail."""
-        process, complaints = self._process, self._complaints
-        assert process is not None and complaints is not None
-        code = process.wait()
-        complaints.seek(0)
-        last_words = complaints.read()[-2_000:].strip().splitlines()[-1:]
-        self.close()
+        with self._lock:
+            process, complaints = self._process, self._complaints
+            if process is None or complaints is None:
+                raise ReaderClosedError
+            code = _exit_code(process)
+            complaints.seek(0)
+            last_words = complaints.read()[-2_000:].strip().splitlines()[-1:]
+            self._end()
         if late or code == -signal.SIGALRM:
             return "too_slow", "the reader hung and was ended; is the disk or the network share slow?"
         if code in (-signal.SIGPROF, -signal.SIGXCPU):
@@ -106,6 +122,15 @@ class Reader:
 def _patience_seconds(limits: ClipLimits) -> float:
     """The child ends itself long before; this is for a child that cannot."""
     return wall_seconds(limits.seconds * (2 + limits.frames // FRAMES_PER_BUDGET))
+
+
+def _exit_code(process: subprocess.Popen[str]) -> int:
+    """Of a child that closed its output, so is about to end; one that does not is ended."""
+    try:
+        return process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _kill(process: subprocess.Popen[str], late: threading.Event) -> None:
