@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument(
         "--out", type=Path, required=True, help="folder of the run; the model is saved in OUT/checkpoint"
     )
-    learn.add_argument("--minutes", type=float, default=85.0, help="training time, without rendering (default: 85)")
+    learn.add_argument("--minutes", type=float, default=75.0, help="training time, without rendering (default: 75)")
     learn.add_argument(
         "--seed", type=int, default=0, help="seed of the weights, the clips and the batches (default: 0)"
     )

@@ -49,7 +49,11 @@ def segment_tokens(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[
 
 
 def draw_row(
-    tokenizer: PreTrainedTokenizerFast, scene: Scene, rng: np.random.Generator, level: float, budget: int
+    tokenizer: PreTrainedTokenizerFast,
+    scene: Scene,
+    rng: np.random.Generator,
+    level: float,
+    budget: int,
 ) -> list[tuple[list[int], int]]:
     """Segments about one clip that fit into `budget` tokens; at least one."""
     row: list[tuple[list[int], int]] = []
@@ -125,7 +129,11 @@ def _positions(lead: int, grid: Tensor, place: Tensor) -> Tensor:
 
 
 def draw_batch(
-    tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], rng: np.random.Generator, level: float, budget: int
+    tokenizer: PreTrainedTokenizerFast,
+    scenes: list[Scene],
+    rng: np.random.Generator,
+    level: float,
+    budget: int,
 ) -> Packed:
     """Questions about every clip of a batch, packed."""
     rows = [draw_row(tokenizer, scene, rng, level, budget) for scene in scenes]

@@ -168,7 +168,8 @@ def write_night_yard(
     """Writes `clips/*.mp4` and `clips.csv` into `folder` and returns the path of `clips.csv`.
 
     Columns: path, label, split, group, boxes (JSON: seconds, and x0, y0, x1, y1 in 0..1) and rationale (the renderer's
-    truth). A folder that holds the same set already is left as it is. About 60 ms a clip and process.
+    truth). Unlabelled clips belong to train and have an empty label. A folder that holds the same set already is left
+    as it is. About 90 ms a clip and process.
     """
     if min(num_train, num_test, num_unlabelled) < 0:
         raise ValueError("num_train, num_test and num_unlabelled must be 0 or more")

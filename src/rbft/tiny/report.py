@@ -22,7 +22,8 @@ subjects, eight actions, six scenes, in 84 x 84 pixels, two frames a second. It 
 world: do not use it on real clips.
 
 It reads these prompts: a description along subjects, attributes, actions and scenes; a label out of labels that the
-prompt names or defines; short questions; and, when asked to think first, `<think>...</think><answer>...</answer>`.
+prompt names; short questions; and, when asked to think first, `<think>...</think><answer>...</answer>`. It does not
+follow labels that the prompt defines: fine-tuning has to connect what it sees to labels.
 
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -78,7 +79,7 @@ def draw_curves(log: Path, picture: Path) -> None:
         [row["step"] for row in language], _smooth([row["tokens"] for row in language]), label="answer tokens right"
     )
     right.plot([row["step"] for row in language], [row["level"] for row in language], "--", label="level of difficulty")
-    right.set(title="Learning to speak", xlabel="step (32 clips, about 4 questions each)")
+    right.set(title="Learning to speak", xlabel="step (16 clips, about 4 questions each)")
     for axis in (left, right):
         axis.legend()
         axis.grid(alpha=0.3)

@@ -142,6 +142,19 @@ def multiple_choice(scene: Scene, rng: np.random.Generator, _level: float) -> Le
     return Lesson("multiple choice", f"{_ASKED[name][0]} {' '.join(texts)}", right)
 
 
+def checklist(scene: Scene, rng: np.random.Generator, _level: float) -> Lesson:
+    """Yes or no for each of a few words, next to the word: many small comparisons in one answer."""
+    texts, verdicts = [], []
+    for index in rng.permutation(len(DIMENSIONS))[: int(rng.integers(2, 6))]:
+        name = list(DIMENSIONS)[int(index)]
+        true = bool(rng.random() < 0.5)
+        word = scene.words[name] if true else _others(rng, name, scene.words[name], 1)[0]
+        texts.append(bare_text(name, word))
+        verdicts.append("yes" if true else "no")
+    answer = " ".join(f"{text}: {verdict}." for text, verdict in zip(texts, verdicts, strict=True))
+    return Lesson("checklist", f"Check each: {', '.join(texts)}.", answer)
+
+
 # Labels --------------------------------------------------------------------------------------------------------------
 
 
@@ -206,23 +219,51 @@ def _same_dimension(words: dict[str, str], rng: np.random.Generator, right: int,
     return [bare_text(name, word) for word in shown]
 
 
+def _dictionary(rng: np.random.Generator) -> dict[str, str]:
+    """Labels, each with one word of its own; the words are of any dimension."""
+    labels = sorted({label for labels in LABEL_SETS for label in labels})
+    count = int(rng.integers(2, 6))
+    pairs = [(name, word) for name, words in DIMENSIONS.items() for word in words]
+    chosen = [pairs[i] for i in rng.permutation(len(pairs))[:count]]
+    order = [labels[i] for i in rng.permutation(len(labels))[:count]]
+    return {label: bare_text(*pair) for label, pair in zip(order, chosen, strict=True)}
+
+
+def lookup(_scene: Scene, rng: np.random.Generator, _level: float) -> Lesson:
+    """Which label a given word belongs to; the clip does not matter. Teaches what a definition is."""
+    items = _dictionary(rng)
+    label = _pick(rng, list(items))
+    return Lesson("lookup", label_prompt(items).replace("the clip?", f"{items[label]}?"), label)
+
+
+def lookup_all(_scene: Scene, rng: np.random.Generator, _level: float) -> Lesson:
+    """The label of every word in another order: the same lesson, several times in one answer."""
+    items = _dictionary(rng)
+    labels = [list(items)[i] for i in rng.permutation(len(items))]
+    answer = " ".join(f"{items[label]}: {label}." for label in labels)
+    return Lesson("lookup all", label_prompt(items).replace("the clip?", "each?"), answer)
+
+
 # The mixture ---------------------------------------------------------------------------------------------------------
 
 _MIXTURE: dict[Callable[[Scene, np.random.Generator, float], Lesson], float] = {
-    rationale: 0.17,
-    attribute: 0.10,
+    rationale: 0.22,
+    attribute: 0.08,
     free_form: 0.02,
     numerical: 0.03,
     ocr: 0.04,
-    regression: 0.03,
-    verification: 0.10,
-    multiple_choice: 0.08,
-    bare_labels: 0.05,
-    defined_labels: 0.38,
+    regression: 0.04,
+    verification: 0.08,
+    checklist: 0.08,
+    lookup: 0.04,
+    lookup_all: 0.06,
+    multiple_choice: 0.06,
+    bare_labels: 0.04,
+    defined_labels: 0.21,
 }
 _ASKS = list(_MIXTURE)
 _SHARES = np.asarray(list(_MIXTURE.values()))
-THINK_SHARE = 0.15
+THINK_SHARE = 0.10
 
 
 def with_thought(lesson: Lesson, scene: Scene, rng: np.random.Generator) -> Lesson:
@@ -239,7 +280,7 @@ def with_notes(lesson: Lesson, scene: Scene) -> Lesson:
 def draw_lesson(scene: Scene, rng: np.random.Generator, level: float) -> Lesson:
     """One question of the mixture."""
     lesson = _ASKS[int(rng.choice(len(_ASKS), p=_SHARES / _SHARES.sum()))](scene, rng, level)
-    if lesson.kind in ("rationale", "free-form"):
+    if lesson.kind in ("rationale", "free-form", "checklist", "lookup", "lookup all"):
         return lesson
     if lesson.kind == "defined labels" and rng.random() < notes_share(level):
         return with_notes(lesson, scene)
@@ -252,5 +293,5 @@ def notes_share(level: float) -> float:
 
 
 def level_at(share: float) -> float:
-    """The level of difficulty after `share` of the language phase: single attributes first, all by 60 %."""
-    return float(np.clip((share - 0.2) / 0.4, 0.0, 1.0))
+    """The level of difficulty after `share` of the language phase: single attributes first, all by 80 %."""
+    return float(np.clip((share - 0.35) / 0.45, 0.0, 1.0))

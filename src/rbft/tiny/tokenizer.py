@@ -26,6 +26,8 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+SPACE = "\u0120"
+"""How byte-level BPE writes the space before a word."""
 WORD_TOKENS = ("<think>", "</think>", "<answer>", "</answer>")
 """Single tokens that are text: decoding keeps them."""
 

@@ -23,7 +23,7 @@ from rbft.tiny.model import build_config, build_model, normalised, patchify, see
 from rbft.tiny.pool import Pool
 from rbft.tiny.schedule import Progress
 from rbft.tiny.tasks import Scene, level_at
-from rbft.tiny.tokenizer import build_tokenizer, special_ids, world_texts
+from rbft.tiny.tokenizer import SPACE, build_tokenizer, special_ids, world_texts
 
 _TIMED_STEPS = 12
 _LOG_EVERY = 25
@@ -185,10 +185,26 @@ def _log(out: Path, row: dict[str, float | str], seconds: float) -> None:
     print(" ".join(f"{key}={value}" for key, value in rounded.items()), flush=True)
 
 
+def pair_words(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Lets a word with and without its leading space start as the same vector and one common step apart.
+
+    A label stands behind a space in the prompt and without one at the start of the answer; copying it should not need
+    to be learnt word by word.
+    """
+    vocabulary = tokenizer.get_vocab()
+    vectors = model.model.language_model.embed_tokens.weight
+    with torch.no_grad():
+        step = torch.randn(vectors.shape[1], generator=torch.Generator().manual_seed(0)) * vectors.std()
+        for word, index in vocabulary.items():
+            if (spaced := vocabulary.get(SPACE + word)) is not None:
+                vectors[spaced] = vectors[index] + step
+
+
 def new_trainee(pool: Pool, seed: int) -> Trainee:
     """A fresh tokenizer, model and heads."""
     tokenizer = build_tokenizer(world_texts())
     model = build_model(build_config(len(tokenizer), special_ids(tokenizer)), seed)
+    pair_words(model, tokenizer)
     return Trainee(tokenizer, model, Heads(model.config.text_config.hidden_size), pool)
 
 
