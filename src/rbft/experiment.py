@@ -52,7 +52,7 @@ class Sampling(Section):
 class ClipLimits(Section):
     """Bounds on what one file may cost while it is probed and decoded (it happens in a child process)."""
 
-    seconds: float = Field(10.0, gt=0, description="processor seconds for one file")
+    seconds: float = Field(10.0, gt=0, description="processor seconds to probe, and for each 5,000 frames to decode")
     megabytes: int = Field(1_000, ge=64, description="memory for one file")
     pixels: int = Field(7680 * 4320, ge=1, description="largest area of a coded frame")
     frames: int = Field(200_000, ge=1, description="most frames in one file")
