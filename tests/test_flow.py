@@ -337,3 +337,56 @@ def test_interrupted_says_how_to_go_on(
     monkeypatch.setattr("rbft.runs.run_experiment", interrupted)
     assert command("run", str(experiment)) == 130
     assert "rbft: interrupted; the same command continues from here" in capsys.readouterr().err
+
+
+def test_faults_of_the_list_come_before_any_clip_is_read(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = write_experiment(tmp_path, yard, ("zero-shot",))
+    assert command("run", str(experiment), "labels={normal: a, odd: b}") == 2
+    printed = capsys.readouterr().err
+    assert "label 'abnormal' is not in the list" in printed
+    assert "Reading clips" not in printed
+
+
+def test_what_an_arm_lacks_is_said_before_anything_is_written(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = yard.with_name("bare.csv")
+    with yard.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with bare.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["path", "label", "split"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    experiment = write_experiment(tmp_path, bare, ("direct",))
+    half = "arms=[{name: half, stages: [{kind: rationale, self_share: 0.5}, {kind: label}]}]"
+    assert command("run", str(experiment), half) == 2
+    printed = capsys.readouterr().err
+    assert "arm 'half', stage 1 (rationale): self_share 0.5 asks for human rationales of 12 training clips" in printed
+    assert not (tmp_path / "runs" / "yard" / "rationales").exists()
+
+
+def test_clips_without_labels_cannot_run(yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unlabelled = yard.with_name("unlabelled.csv")
+    with yard.open(encoding="utf-8", newline="") as file:
+        paths = [row["path"] for row in csv.DictReader(file)][:4]
+    unlabelled.write_text("path\n" + "\n".join(paths) + "\n", encoding="utf-8")
+    experiment = write_experiment(tmp_path, unlabelled, ("zero-shot",))
+    assert command("run", str(experiment), "labels={}") == 2
+    assert "no clip has a label; fill a column named `label`" in capsys.readouterr().err
+
+
+def test_a_run_whose_logs_were_deleted_still_reports(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = write_experiment(tmp_path, yard, ("direct",))
+    assert command("run", str(experiment)) == 0
+    run = tmp_path / "runs" / "yard"
+    for file in (run / "logs").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    assert command("run", str(experiment)) == 0
+    capsys.readouterr()
+    assert command("predict", str(run), "x.mp4") == 2
+    assert "a run directory; name one of its checkpoints: checkpoints/ holds " in capsys.readouterr().err

@@ -64,7 +64,7 @@ def check(
 ) -> None:
     """Read every clip once: readable? labels, splits, duplicates, leaks, frames and tokens per clip.
 
-    Exits with 0 where a run could start, with 2 where it could not.
+    Exits with 0 where every clip can be used and, given labels, a run could start; with 2 where not.
     """
     from rbft.clips.check import check as check_clips
     from rbft.clips.check import render_table, to_json_lines

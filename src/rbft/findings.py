@@ -186,19 +186,15 @@ def _material(findings: Findings, classifier: Path | None) -> ReportMaterial:
 
 
 def _loss_curves(findings: Findings) -> list[LossCurve]:
+    """Of every stage whose logs are still there: users may delete them."""
     curves = []
     for name, run in findings.arms.items():
         for seed, chain in run.checkpoints.items():
             for checkpoint in chain:
-                points = read_jsonl(findings.store.logs(checkpoint.fingerprint) / "losses.jsonl", LossPoint)
-                curves.append(
-                    LossCurve(
-                        arm=name,
-                        stage=checkpoint.stage,
-                        seed=seed,
-                        points=[(point.step, point.loss) for point in points],
-                    )
-                )
+                path = findings.store.logs(checkpoint.fingerprint) / "losses.jsonl"
+                if path.exists():
+                    points = [(point.step, point.loss) for point in read_jsonl(path, LossPoint)]
+                    curves.append(LossCurve(arm=name, stage=checkpoint.stage, seed=seed, points=points))
     return curves
 
 

@@ -14,8 +14,9 @@ from rbft.answers import AuditThresholds, load_thresholds
 from rbft.clips.cache import FrameCache
 from rbft.clips.ingest import ClipFrames, build_manifest, clip_frames, inspect_clips
 from rbft.clips.manifest import read_manifest
-from rbft.errors import ExperimentError
+from rbft.errors import ExperimentError, ManifestError
 from rbft.evaluation.predict import predict_clips
+from rbft.evaluation.verdict import dataset_report
 from rbft.experiment import Arm, Experiment, Stage, load_experiment
 from rbft.files import write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
@@ -26,7 +27,7 @@ from rbft.prompts import Prompts, load_prompts
 from rbft.rationales.generate import rationale_key, write_rationales
 from rbft.records import Checkpoint, Clip, Example, Manifest, Prediction, Probe, Rationale, Report, fingerprint
 from rbft.store import RunStore, is_sealed
-from rbft.training.examples import label_examples, rationale_examples
+from rbft.training.examples import label_examples, rationale_examples, stage_faults
 from rbft.training.stages import StageJob, run_stage
 from rbft.training.supervised import num_steps
 
@@ -104,13 +105,17 @@ class _Session:
 
 
 def _prepare(experiment: Experiment, reporter: Reporter) -> _Session:
+    listing = read_manifest(
+        Path(experiment.clips).expanduser(), labels=experiment.labels, allow_outside=experiment.allow_outside
+    )
+    if listing.faults:
+        raise ManifestError(listing.faults)
+    prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
+    thresholds = load_thresholds(None)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = load_grid(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     store = RunStore(Path(experiment.output) / experiment.name)
     cache = FrameCache(Path(experiment.output) / "cache" / "frames")
-    listing = read_manifest(Path(experiment.clips), labels=experiment.labels, allow_outside=experiment.allow_outside)
-    prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
-    thresholds = load_thresholds(None)
     with reporter.counted("Reading clips", len(listing.rows)) as advance:
         inspections = inspect_clips(
             listing,
@@ -122,6 +127,7 @@ def _prepare(experiment: Experiment, reporter: Reporter) -> _Session:
             progress=advance,
         )
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
+    _refuse_impossible(experiment, manifest)
     for left_out in manifest.left_out:
         reporter.say(f"left out: {left_out.path}: {left_out.reason}: {left_out.detail}")
     for note in manifest.notes:
@@ -154,6 +160,22 @@ def _prepare(experiment: Experiment, reporter: Reporter) -> _Session:
         base=base,
         clips={clip.clip_id: clip for clip in manifest.clips},
     )
+
+
+def _refuse_impossible(experiment: Experiment, manifest: Manifest) -> None:
+    """Raise ManifestError where the clips cannot be measured, or an arm lacks what it needs from them."""
+    if not any(clip.label is not None for clip in manifest.clips):
+        raise ManifestError(f"{experiment.clips}: no clip has a label; fill a column named `label`")
+    dataset_report(manifest)
+    train = manifest.of("train")
+    faults = [
+        f"arm {arm.name!r}, stage {number} ({stage.kind}): {fault}"
+        for arm in experiment.arms
+        for number, stage in enumerate(arm.stages, 1)
+        for fault in stage_faults(train, stage)
+    ]
+    if faults:
+        raise ManifestError(faults)
 
 
 # -- rationales ----------------------------------------------------------------------------------------------------

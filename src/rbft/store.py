@@ -133,6 +133,9 @@ def read_card(folder: Path) -> Card:
     """The card of a verified checkpoint, at the path where it lies now (a run can be moved); raises CheckpointError."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give the folder of a checkpoint that rbft trained")
+    if (folder / "checkpoints").is_dir():
+        inside = ", ".join(sorted(f.name for f in (folder / "checkpoints").iterdir() if not f.name.startswith(".")))
+        raise CheckpointError(f"{folder}: a run directory; name one of its checkpoints: checkpoints/ holds {inside}")
     if not (folder / CARD).is_file():
         raise CheckpointError(
             f"{folder}: no {CARD}: not a checkpoint that rbft trained, so it has no labels or prompts"

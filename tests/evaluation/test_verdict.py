@@ -12,7 +12,7 @@ from scipy import stats
 
 from rbft.errors import LineageError, ManifestError
 from rbft.evaluation import bootstrap, significance
-from rbft.evaluation.metrics import Answers, accuracy, confusion, f1_per_label, macro_f1, mcnemar, wilson
+from rbft.evaluation.metrics import Answers, accuracy, confusion, encode, f1_per_label, macro_f1, mcnemar, wilson
 from rbft.evaluation.verdict import (
     arm_report,
     compare,
@@ -249,10 +249,8 @@ def test_no_difference_anywhere_still_has_a_width() -> None:
     assert (found.low, found.high) == pytest.approx((-bound, bound))
     f1 = compare(same, same, names=NAMES, labels=LABELS, metric="macro_f1")
     assert f1.high == pytest.approx(1 - 0.025 ** (1 / 25))
-    assert (f1.p, f1.verdict) == (
-        1.0,
-        "these clips cannot tell: the smallest difference they could show is 13.7 points",
-    )
+    assert (f1.p, f1.verdict) == (1.0, found.verdict)
+    assert f1.smallest_detectable == pytest.approx(significance.smallest_detectable(0.0, 50))
 
 
 @pytest.mark.parametrize(
@@ -429,3 +427,12 @@ def test_p_in_words() -> None:
     assert [p_words(p) for p in (0.0, 0.0004, 0.0123, 0.05, 0.0997, 0.5)] == [
         "p < 0.001", "p < 0.001", "p = 0.012", "p = 0.050", "p = 0.10", "p = 0.50",
     ]  # fmt: skip
+
+
+def test_macro_f1_cannot_show_less_than_its_differing_clips_allow() -> None:
+    """One differing clip of eight: the exact test cannot reach 5 %, whatever the spread of the bootstrap says."""
+    truth = ["a", "b"] * 4
+    said = [list(truth), ["b", *truth[1:]]]
+    a, b = (encode(truth, [answers], ["a", "b"]) for answers in said)
+    accuracy, macro = (compare_answers(a, b, names=("a", "b"), metric=m) for m in ("accuracy", "macro_f1"))
+    assert macro.smallest_detectable >= accuracy.smallest_detectable > 0.5

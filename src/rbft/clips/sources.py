@@ -101,7 +101,14 @@ def _text(source: Path) -> str:
 
 def _table(source: Path, notes: list[str], faults: list[str]) -> list[Cells]:
     text = _text(source)
-    csv.field_size_limit(_MAX_CELL)
+    before = csv.field_size_limit(_MAX_CELL)
+    try:
+        return _table_cells(source, text, notes, faults)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _table_cells(source: Path, text: str, notes: list[str], faults: list[str]) -> list[Cells]:
     first_line = text.split("\n", 1)[0]
     delimiter = max(",\t;", key=first_line.count)
     lines = itertools.chain(io.StringIO(text, newline=""), ["\n", _END])

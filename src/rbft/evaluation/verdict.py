@@ -71,14 +71,14 @@ def compare_answers(
     num_clips, num_seeds = a.num_clips, max(a.num_seeds, b.num_seeds)
     low, high = difference.low, difference.high
     outcomes = b.correct.astype(np.int64) - a.correct.astype(np.int64)
+    seen = float((outcomes.mean(axis=0) ** 2).mean())
+    second_moment = max(seen, num_clips * difference.standard_error**2) if num_seeds > 1 else seen
+    smallest = significance.smallest_detectable(second_moment, num_clips, num_seeds)
     if metric == "accuracy":
         p = significance.sign_flip(outcomes)
-        seen = float((outcomes.mean(axis=0) ** 2).mean())
-        second_moment = max(seen, num_clips * difference.standard_error**2) if num_seeds > 1 else seen
-        smallest = significance.smallest_detectable(second_moment, num_clips, num_seeds)
-    else:
+    else:  # a swap moves macro F1 by about as much as accuracy, so too few differing clips limit both
         p = significance.swap_test(a, b, seed=seed)
-        smallest = significance.smallest_detectable_normal(difference.standard_error)
+        smallest = max(smallest, significance.smallest_detectable_normal(difference.standard_error))
     if num_seeds > 1:
         p = max(p, significance.two_way_p(difference))
     if low == high == 0.0:

@@ -43,7 +43,7 @@ def resolve(name_or_folder: str | Path, *, revision: str | None = None, allow_re
     if name == EMBEDDED:
         folder = Path(str(resources.files("rbft"))) / "tiny" / "checkpoint"
         return Source(name=name, folder=folder, revision=None)
-    folder = Path(name_or_folder)
+    folder = Path(name_or_folder).expanduser()
     if folder.exists() or name.startswith((".", "/", "~")):
         _check_folder(folder, allow_remote_code)
         return Source(name=name, folder=folder, revision=None)

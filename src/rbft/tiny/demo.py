@@ -10,7 +10,7 @@ from rbft.progress import Reporter
 from rbft.tiny.night_yard import write_night_yard
 
 EXPERIMENT = Path(__file__).parent / "night-yard.yaml"
-NUM_TRAIN, NUM_TEST = 240, 240
+NUM_TRAIN, NUM_TEST = 200, 200
 
 
 def experiment(output: Path, overrides: Sequence[str], reporter: Reporter) -> Experiment:

@@ -36,7 +36,9 @@ def rationale_examples(
     rest gets its own, where the audit kept it. Formats with the label leave unlabelled clips out. Raises
     ExperimentError where the manifest has too few human rationales for the share.
     """
-    clips = [clip for clip in clips if stage.format == "P+R" or clip.label is not None]
+    if faults := stage_faults(clips, stage):
+        raise ExperimentError(faults)
+    clips = _usable(clips, stage)
     human = _human_clips(clips, stage, seed)
     query = prompts.rationale()
     examples = []
@@ -62,14 +64,30 @@ def refuse_test_clips(examples: Sequence[Example], clips: Mapping[str, Clip]) ->
             )
 
 
+def stage_faults(clips: Sequence[Clip], stage: Stage) -> list[str]:
+    """What the training clips lack for a stage; known before anything is written or trained."""
+    if stage.kind == "label":
+        labelled = any(clip.label is not None for clip in clips)
+        return [] if labelled else ["no training clip has a label; fill the manifest's `label` column"]
+    wanted, with_text = _human_wanted(_usable(clips, stage), stage)
+    if wanted <= len(with_text):
+        return []
+    return [
+        f"self_share {stage.self_share} asks for human rationales of {wanted} training clips; the manifest's "
+        f"`rationale` column has {len(with_text)}. Fill the column or raise self_share"
+    ]
+
+
+def _usable(clips: Sequence[Clip], stage: Stage) -> list[Clip]:
+    return [clip for clip in clips if stage.format == "P+R" or clip.label is not None]
+
+
+def _human_wanted(clips: Sequence[Clip], stage: Stage) -> tuple[int, list[str]]:
+    return round((1 - stage.self_share) * len(clips)), [clip.clip_id for clip in clips if clip.rationale]
+
+
 def _human_clips(clips: Sequence[Clip], stage: Stage, seed: int) -> set[str]:
-    wanted = round((1 - stage.self_share) * len(clips))
-    with_text = [clip.clip_id for clip in clips if clip.rationale]
-    if wanted > len(with_text):
-        raise ExperimentError(
-            f"self_share {stage.self_share} asks for human rationales of {wanted} training clips; the manifest's "
-            f"`rationale` column has {len(with_text)}. Fill the column or raise self_share"
-        )
+    wanted, with_text = _human_wanted(clips, stage)
     return set(random.Random(seed).sample(sorted(with_text), wanted))
 
 
