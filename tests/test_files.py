@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -417,6 +418,8 @@ def test_a_file_that_cannot_be_read(name: str, why: str, tmp_path: Path) -> None
 @settings(max_examples=300)
 def test_any_text_is_a_value_or_a_yaml_error(text: str) -> None:
     try:
-        parse_yaml(text, text_below=("a",))
-    except yaml.YAMLError:
-        return
+        value = parse_yaml(text, text_below=("a",))
+    except yaml.YAMLError as error:
+        assert str(error)
+    else:
+        assert isinstance(value, type(None) | bool | int | float | str | list | dict | set | bytes | date)

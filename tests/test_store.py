@@ -135,6 +135,7 @@ def test_an_added_file_is_refused_and_nothing_is_made_again(folder: Path) -> Non
 def test_hidden_files_are_let_be(folder: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"x")
     verify(folder)
+    assert is_sealed(folder)
 
 
 def test_without_a_manifest_it_is_incomplete(folder: Path) -> None:

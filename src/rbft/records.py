@@ -141,6 +141,11 @@ class FramePlan(Record):
         """How many frames the plan asks for."""
         return len(self.times_seconds)
 
+    def visual_tokens(self, grid: Grid) -> int:
+        """Language-model tokens: temporal patches (rounded up) x height x width in merged patches."""
+        steps = -(-self.num_frames // grid.temporal_patch_size)
+        return steps * (self.height // grid.pixels) * (self.width // grid.pixels)
+
 
 # -- text ----------------------------------------------------------------------------------------------------------
 

@@ -143,7 +143,7 @@ def _facts(inspection: Inspection, grid: Grid) -> dict[str, object]:
         "average_fps": None if probe is None else probe.average_fps,
         "codec": None if probe is None else probe.codec,
         "sampled_frames": None if plan is None or problem is not None else plan.num_frames,
-        "visual_tokens": None if plan is None or problem is not None else visual_tokens(inspection, grid),
+        "visual_tokens": None if plan is None or problem is not None else plan.visual_tokens(grid),
     }
 
 
@@ -156,14 +156,6 @@ def _refused_facts(refused: Refused) -> dict[str, object]:
         "reason": f"{refused.reason}: {refused.detail}",
         **dict.fromkeys((*unknown, "visual_tokens")),
     }
-
-
-def visual_tokens(inspection: Inspection, grid: Grid) -> int:
-    """Language-model tokens that a clip's frames become."""
-    plan = inspection.plan
-    if plan is None:
-        return 0
-    return -(-plan.num_frames // grid.temporal_patch_size) * (plan.height // grid.pixels) * (plan.width // grid.pixels)
 
 
 # -- people --------------------------------------------------------------------------------------------------------
@@ -182,7 +174,7 @@ def render_table(result: CheckResult, console: Console) -> None:
     good = [i for i in result.inspections if i.problem is None]
     seconds = sum(i.probe.duration_seconds for i in good if i.probe)
     frames = sum(i.plan.num_frames for i in good if i.plan)
-    tokens = [visual_tokens(i, result.grid) for i in good]
+    tokens = [i.plan.visual_tokens(result.grid) for i in good if i.plan]
     _say(
         console,
         f"{len(good)} clips, {seconds / 60:.1f} minutes, {frames} sampled frames, {sum(tokens)} visual tokens"
@@ -238,7 +230,7 @@ def _table_cells(inspection: Inspection, result: CheckResult) -> dict[str, Text]
         }
     if plan is not None and problem is None:
         cells["sampled"] = f"{plan.num_frames} of {plan.width}x{plan.height}"
-        cells["tokens"] = str(visual_tokens(inspection, result.grid))
+        cells["tokens"] = str(plan.visual_tokens(result.grid))
     status = Text("ok", "green") if problem is None else Text(problem.reason, "red")
     return {heading: Text(text) for heading, text in cells.items()} | {"status": status}
 

@@ -158,7 +158,7 @@ class VLM:
         """Language-model tokens that a clip of this plan becomes (frame separators not counted)."""
         if self.family.pixels == "processor":
             return plan.num_frames * int(self.processor.image_seq_length)
-        return visual_tokens(plan, self.grid)
+        return plan.visual_tokens(self.grid)
 
     # -- encoding --------------------------------------------------------------------------------------------------
 
@@ -279,12 +279,6 @@ class VLM:
         if self.family.time != "seconds_per_grid":
             return None
         return self.grid.temporal_patch_size / plan.frames_per_second
-
-
-def visual_tokens(plan: FramePlan, grid: Grid) -> int:
-    """Language-model tokens of a clip: frames / temporal patch (rounded up) x height x width in merged patches."""
-    steps = -(-plan.num_frames // grid.temporal_patch_size)
-    return steps * (plan.height // grid.pixels) * (plan.width // grid.pixels)
 
 
 def load_grid(name_or_folder: str | Path, *, revision: str | None = None, allow_remote_code: bool = False) -> Grid:
