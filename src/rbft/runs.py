@@ -21,14 +21,14 @@ from rbft.experiment import Arm, Experiment, Stage, load_experiment
 from rbft.files import write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.models.sources import resolve
-from rbft.models.vlm import VLM, device_name, load_grid
+from rbft.models.vlm import VLM, device_name, grid_of
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
 from rbft.rationales.generate import rationale_key, write_rationales
 from rbft.records import Checkpoint, Clip, Example, Manifest, Prediction, Probe, Rationale, Report, fingerprint
-from rbft.store import RunStore, is_sealed
+from rbft.store import RunStore
 from rbft.training.examples import label_examples, rationale_examples, stage_faults
-from rbft.training.stages import StageJob, run_stage
+from rbft.training.stages import StageJob, finished_stage, train_stage
 from rbft.training.supervised import num_steps
 
 NUM_EXAMPLE_CLIPS = 8
@@ -88,6 +88,7 @@ class _Session:
     held: tuple[str, VLM] | None = None
     rationales: dict[str, Rationale] | None = None
     clips: dict[str, Clip] = field(default_factory=dict)
+    stages: dict[str, Checkpoint] = field(default_factory=dict)
 
     def vlm(self, path: str, working: Callable[[], None]) -> VLM:
         """The model at that path, for inference; says through `working` that there is work."""
@@ -113,7 +114,7 @@ def _prepare(experiment: Experiment, reporter: Reporter) -> _Session:
     prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
     thresholds = load_thresholds(None)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
-    grid = load_grid(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
+    grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
     store = RunStore(Path(experiment.output) / experiment.name)
     cache = FrameCache(Path(experiment.output) / "cache" / "frames")
     with reporter.counted("Reading clips", len(listing.rows)) as advance:
@@ -248,14 +249,18 @@ def _run_stage(session: _Session, arm: Arm, number: int, stage: Stage, parent: C
         clips=session.clips,
         frame_keys=session.frame_keys,
     )
-    if is_sealed(session.store.checkpoint(job.key)):
-        return run_stage(job, session.store, session.frames)
+    if job.key not in session.stages:
+        title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"
+        session.stages[job.key] = finished_stage(job, session.store) or _train(session, arm, job, title)
+    return session.stages[job.key]
+
+
+def _train(session: _Session, arm: Arm, job: StageJob, title: str) -> Checkpoint:
     session.release()
-    title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"
     session.reporter.say(title)
-    with session.store.timed(f"train {arm.name}: {stage.kind}", job.key) as working:
+    with session.store.timed(f"train {arm.name}: {job.stage.kind}", job.key) as working:
         working()
-        return run_stage(job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code)
+        return train_stage(job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code)
 
 
 def _examples(session: _Session, stage: Stage, seed: int) -> list[Example]:

@@ -284,6 +284,11 @@ class VLM:
 def load_grid(name_or_folder: str | Path, *, revision: str | None = None, allow_remote_code: bool = False) -> Grid:
     """The frame grid of a checkpoint from its configuration alone; no weights are read."""
     source = resolve(name_or_folder, revision=revision, allow_remote_code=allow_remote_code)
+    return grid_of(source, allow_remote_code=allow_remote_code)
+
+
+def grid_of(source: Source, *, allow_remote_code: bool = False) -> Grid:
+    """The frame grid of a checkpoint that was found already; raises CheckpointError where its family is unknown."""
     config = _config(source, allow_remote_code)
     return family_of(config, source.name).grid(config)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from rbft.errors import CheckpointError
 from rbft.experiment import Sampling, Stage, Training
 from rbft.files import write_record
 from rbft.models.vlm import VLM, FrameSource
@@ -43,16 +45,30 @@ class StageJob:
         )  # fmt: skip
 
 
-def run_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_remote_code: bool = False) -> Checkpoint:
-    """Train the stage, or return its child where a whole one stands already; an interrupted stage continues.
+def finished_stage(job: StageJob, store: RunStore) -> Checkpoint | None:
+    """The child of a stage where a whole one stands already, else None. Every file of it is hashed once.
+
+    Raises CheckpointError where a finished child was added to, or its card is of another version: that is for a person
+    to mend, and no reason to train again.
+    """
+    folder = store.checkpoint(job.key)
+    try:
+        card = read_card(folder)
+    except CheckpointError:
+        if is_sealed(folder):
+            raise
+        return None
+    shutil.rmtree(_work(folder), ignore_errors=True)
+    return card.checkpoint
+
+
+def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_remote_code: bool = False) -> Checkpoint:
+    """Train a stage to its end and publish its child; an interrupted one continues.
 
     Raises LineageError where a test clip is among the examples or the parent on disk is not the one meant.
     """
     folder = store.checkpoint(job.key)
-    work = folder.with_name(f".{job.key}.work")
-    if is_sealed(folder):
-        shutil.rmtree(work, ignore_errors=True)
-        return read_card(folder).checkpoint
+    work = _work(folder)
     refuse_test_clips(job.examples, job.clips)
     if job.parent.stage != "base":
         check_lineage(read_card(store.checkpoint(job.parent.fingerprint)).checkpoint, job.parent)
@@ -81,6 +97,11 @@ def run_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_remo
     publish(finished, folder)
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
+
+
+def _work(folder: Path) -> Path:
+    """Where a stage keeps its saved steps while it is trained, beside the folder of its child."""
+    return folder.with_name(f".{folder.name}.work")
 
 
 def _child(job: StageJob, path: str) -> Checkpoint:
