@@ -1,0 +1,98 @@
+"""A stage's child: found whole, not there, damaged, or added to; and how often its files are read for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rbft.errors import CheckpointError
+from rbft.experiment import Sampling, Stage, Training
+from rbft.files import sha256_of, write_record
+from rbft.prompts import load_prompts
+from rbft.records import Checkpoint
+from rbft.store import CARD, Card, RunStore, seal
+from rbft.training.stages import StageJob, finished_stage
+
+BASE = Checkpoint(
+    fingerprint="base", path="embedded", stage="base", base="embedded", parent=None, data_fingerprint="",
+    sampling_fingerprint="s", prompts_fingerprint="p", config_fingerprint="", seed=0, num_steps=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def job() -> StageJob:
+    return StageJob(
+        stage=Stage(kind="label"),
+        parent=BASE,
+        examples=(),
+        recipe=Training(),
+        steps=3,
+        seed=0,
+        prompts=load_prompts("brief", persona="Expert", labels={"no": "nothing", "fall": "a fall"}),
+        sampling=Sampling(),
+        length_normalisation="none",
+        clips={},
+        frame_keys={},
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path, job: StageJob) -> RunStore:
+    """A run directory that holds the whole child of the job."""
+    store = RunStore(tmp_path)
+    folder = store.checkpoint(job.key)
+    folder.mkdir(parents=True)
+    child = BASE.model_copy(update={"fingerprint": job.key, "stage": "label", "parent": "base", "num_steps": 3})
+    card = Card(checkpoint=child, prompts=job.prompts, sampling=job.sampling, length_normalisation="none")
+    write_record(folder / CARD, card)
+    (folder / "model.safetensors").write_bytes(bytes(range(40)))
+    seal(folder)
+    return store
+
+
+def test_a_whole_child_is_found_and_hashed_once(
+    job: StageJob, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: Counter[str] = Counter()
+
+    def counted(path: Path) -> str:
+        hashed[path.name] += 1
+        return sha256_of(path)
+
+    monkeypatch.setattr("rbft.store.sha256_of", counted)
+    found = finished_stage(job, store)
+    assert found is not None
+    assert (found.fingerprint, found.path, found.num_steps) == (job.key, str(store.checkpoint(job.key)), 3)
+    assert hashed == {CARD: 1, "model.safetensors": 1}
+
+
+def test_saved_steps_of_a_whole_child_are_removed(job: StageJob, store: RunStore) -> None:
+    work = store.checkpoint(job.key).with_name(f".{job.key}.work")
+    (work / "checkpoint-2").mkdir(parents=True)
+    (work / "checkpoint-2" / "optimizer.pt").write_bytes(b"x")
+    assert finished_stage(job, store) is not None
+    assert not work.exists()
+
+
+def test_a_child_that_is_not_there_or_not_whole_is_none_and_saved_steps_stay(job: StageJob, store: RunStore) -> None:
+    folder = store.checkpoint(job.key)
+    work = folder.with_name(f".{job.key}.work")
+    work.mkdir()
+    assert finished_stage(job, RunStore(store.root / "other")) is None
+    (folder / "model.safetensors").write_bytes(b"changed")
+    assert finished_stage(job, store) is None
+    (folder / "manifest.json").unlink()
+    assert finished_stage(job, store) is None
+    assert work.is_dir()
+
+
+def test_a_child_that_was_added_to_is_told_and_not_trained_again(job: StageJob, store: RunStore) -> None:
+    folder = store.checkpoint(job.key)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError) as caught:
+        finished_stage(job, store)
+    assert str(caught.value) == (
+        f"{folder}: holds files that were not there when it was finished (adapter_config.json); move them elsewhere"
+    )
