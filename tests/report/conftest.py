@@ -27,7 +27,6 @@ from rbft.report.material import (
     DroppedExample,
     ExampleClip,
     LossCurve,
-    PublishedRow,
     ReliabilityBin,
     ReportMaterial,
 )
@@ -228,9 +227,6 @@ def make_material(report: Report, num_examples: int = 3, **changes: Any) -> Repo
             LeftOut(clip_id="clip-0901", path="a/clip-0901.mp4", reason="partial", detail="ends at 3.1 of 12.0 s"),
             LeftOut(clip_id="clip-0902", path="a/clip-0902.mp4", reason="no_video_stream", detail="audio only"),
             LeftOut(clip_id="clip-0903", path="a/clip-0903.mp4", reason="partial", detail="ends at 0.4 of 8.0 s"),
-        ],
-        "published": [
-            PublishedRow("Qwen2-VL-7B rb-ft", 0.8061, {"normal": 0.7467, "abnormal": 0.843}, source="paper, Table 1"),
         ],
         "artifacts": {"predictions": "predictions/rb-ft.jsonl", "rationales": "rationales/kept.jsonl"},
     }

@@ -105,6 +105,17 @@ def test_pages_are_well_formed(
         assert fragments == set(SECTIONS)
 
 
+def test_p_values_do_not_break_over_lines(report: Report, material: ReportMaterial, page_of: Callable) -> None:
+    told = report.model_copy(
+        update={"headline": "Rationales helped (interval +1.0 to +9.0, p = 0.012). Next p < 0.001."}
+    )
+    text = page_of(render_page(told, material)).text
+    assert "p\u00a0=\u00a00.012" in text
+    assert "p\u00a0<\u00a00.001" in text
+    assert len(re.findall(r"\bp\u00a0[=<]\u00a0\d", text)) == 2 + len(report.comparisons)
+    assert re.findall(r"\bp [=<]", text) == []
+
+
 def test_page_asks_nothing_of_the_network(html: str, page_of: Callable) -> None:
     page = page_of(html)
     assert "http" not in html.replace("http-equiv", "")

@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from rbft.records import Report
+from rbft.report.material import ReportMaterial
 from rbft.report.page import render_page
-from rbft.report.tables import main_columns, main_rows, p_value, percent, points, render_table, to_markdown
+from rbft.report.tables import main_columns, main_rows, p_value, percent, points, render_table, to_markdown, unbroken
 
 
 def printed(report: Report, width: int = 200) -> str:
@@ -38,7 +39,14 @@ def test_page_table_equals_json(report: Report, material_of: Callable, page_of: 
         assert cells[name] == numbers
     low, high = report.arms["rb-ft"].accuracy.low, report.arms["rb-ft"].accuracy.high
     assert table[4][1] == f"80.5 {100 * low:.1f}–{100 * high:.1f}"
-    assert cells["Qwen2-VL-7B rb-ft paper, Table 1"][0] == "80.6"
+
+
+def test_page_and_terminal_show_the_same_rows(report: Report, material: ReportMaterial, page_of: Callable) -> None:
+    names = [row.name for row in main_rows(report)]
+    table = page_of(render_page(report, material)).tables[0]
+    assert [row[0].removesuffix(" the majority class") for row in table[1:]] == names
+    lines = [line.split("  ")[0] for line in printed(report).splitlines()]
+    assert [line for line in lines if line in names][: len(names)] == names
 
 
 def test_terminal_table_equals_json(report: Report) -> None:
@@ -123,3 +131,9 @@ def test_shares_and_p() -> None:
     assert percent(162 / 196) == "82.7"
     assert p_value(0.0121) == "0.012"
     assert p_value(0.0002) == "< 0.001"
+
+
+def test_p_values_stay_on_one_line() -> None:
+    assert unbroken("5 points (p = 0.012) and p < 0.001; up = 3, p = x") == (
+        "5 points (p\u00a0=\u00a00.012) and p\u00a0<\u00a00.001; up = 3, p = x"
+    )

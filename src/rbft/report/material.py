@@ -83,17 +83,6 @@ class DroppedExample:
 
 
 @dataclass(frozen=True)
-class PublishedRow:
-    """A row that others printed, for context; shares from 0 to 1, `source` says where it stands."""
-
-    name: str
-    accuracy: float
-    f1: Mapping[str, float] = field(default_factory=dict)
-    macro_f1: float | None = None
-    source: str = ""
-
-
-@dataclass(frozen=True)
 class ReportMaterial:
     """Everything on the page that is not in `report.json`; each part may be empty, and its section then says so.
 
@@ -106,7 +95,6 @@ class ReportMaterial:
     examples: Sequence[ExampleClip] = ()
     dropped_examples: Sequence[DroppedExample] = ()
     left_out: Sequence[LeftOut] = ()
-    published: Sequence[PublishedRow] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,6 @@ from rbft.report.material import (
     DroppedExample,
     ExampleClip,
     LossCurve,
-    PublishedRow,
     ReliabilityBin,
     ReportMaterial,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "DroppedExample",
     "ExampleClip",
     "LossCurve",
-    "PublishedRow",
     "ReliabilityBin",
     "ReportMaterial",
     "render_page",
@@ -76,6 +74,7 @@ def _environment() -> Environment:
         percent=tables.percent,
         points=tables.points,
         p_value=tables.p_value,
+        unbroken=tables.unbroken,
         interval=tables.interval_text,
         duration=views.duration,
         instant=views.instant,
@@ -86,8 +85,8 @@ def _environment() -> Environment:
 
 
 def _context(report: Report, material: ReportMaterial) -> dict[str, Any]:
-    rows = tables.main_rows(report, material.published)
-    columns = tables.main_columns(report, material.published)
+    rows = tables.main_rows(report)
+    columns = tables.main_columns(report)
     labels = list(report.dataset.labels)
     tall_headings = len(labels) > 3 or max(map(len, labels), default=0) > 12
     many_labels = len(labels) > tables.MANY_LABELS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rbft.records import ArmReport, Comparison, Interval, Report
-from rbft.report.material import PublishedRow
 
 MANY_LABELS = 3
 """Above this many labels, F1 per label gets a table of its own wherever width is short."""
 NARROW_TERMINAL = 110
 _DIRECTION = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-RowKind = Literal["arm", "baseline", "published"]
+_P_VALUE = re.compile(r"\bp ([=<]) (\d)")
+RowKind = Literal["arm", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Row:
 # -- building ------------------------------------------------------------------------------------------------------
 
 
-def main_columns(report: Report, published: Sequence[PublishedRow] = ()) -> list[Column]:
+def main_columns(report: Report) -> list[Column]:
     """The columns for which at least one row has a value, accuracy first."""
     columns = [
         Column("accuracy", "accuracy"),
@@ -70,20 +71,16 @@ def main_columns(report: Report, published: Sequence[PublishedRow] = ()) -> list
         Column("generated_unreadable", "generated unreadable", short="gen.\nunread."),
         Column("steps", "steps", "count"),
     ]
-    rows = main_rows(report, published)
+    rows = main_rows(report)
     return [column for column in columns if any(column.key in row.values for row in rows)]
 
 
-def main_rows(report: Report, published: Sequence[PublishedRow] = ()) -> list[Row]:
-    """Arms in the experiment's order, then the majority class and other baselines, then published rows."""
+def main_rows(report: Report) -> list[Row]:
+    """Arms in the experiment's order, then the majority class and other baselines: all that is measured here."""
     rows = [_arm_row(name, arm) for name, arm in report.arms.items()]
     rows.append(_majority_row(report))
-    rows += [
-        Row(name, "baseline", {"accuracy": Value(accuracy)})
-        for name, accuracy in report.baselines.items()
-        if name != "majority"
-    ]
-    return rows + [_published_row(row) for row in published]
+    others = {name: accuracy for name, accuracy in report.baselines.items() if name != "majority"}
+    return rows + [Row(name, "baseline", {"accuracy": Value(accuracy)}) for name, accuracy in others.items()]
 
 
 def _arm_row(name: str, arm: ArmReport) -> Row:
@@ -117,13 +114,6 @@ def _majority_row(report: Report) -> Row:
     return Row(f"always {data.majority_label}", "baseline", values, note="the majority class")
 
 
-def _published_row(row: PublishedRow) -> Row:
-    values = {"accuracy": Value(row.accuracy)} | {f"f1:{label}": Value(value) for label, value in row.f1.items()}
-    if row.macro_f1 is not None:
-        values["macro_f1"] = Value(row.macro_f1)
-    return Row(row.name, "published", values, note=row.source)
-
-
 def _value(interval: Interval) -> Value:
     return Value(interval.mean, interval.low, interval.high)
 
@@ -145,6 +135,11 @@ def points(difference: float) -> str:
 def p_value(p: float) -> str:
     """`0.013`, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def unbroken(text: str) -> str:
+    """A sentence whose p-values stay on one line: `p = 0.012` with no-break spaces."""
+    return _P_VALUE.sub("p\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}\\2", text)
 
 
 def value_text(column: Column, value: Value | None) -> str:
