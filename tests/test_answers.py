@@ -422,6 +422,25 @@ def test_faults_in_the_thresholds_are_named_together(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({}, "schema: Field required"),
+        ({"schema": 2}, "schema: Input should be 1"),
+        ({"schema_version": 1, "schema": 1}, "schema_version: Extra inputs are not permitted"),
+    ],
+)
+def test_the_version_of_the_thresholds_is_named_as_in_the_file(
+    tmp_path: Path, given: dict[str, int], fault: str
+) -> None:
+    document = RULES.model_dump(mode="json", exclude={"schema_version"}) | given
+    path = tmp_path / "audit.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    with pytest.raises(ExperimentError) as error:
+        load_thresholds(path)
+    assert error.value.faults == [f"{path}: {fault}"]
+
+
 def test_a_broken_pattern_is_named(tmp_path: Path) -> None:
     document = RULES.model_dump(mode="json")
     document["schema"] = document.pop("schema_version")

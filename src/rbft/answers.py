@@ -145,7 +145,7 @@ class Collapse(Record):
 class AuditThresholds(Record):
     """One file of audit rules."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1] = Field(alias="schema")
     name: str
     repeating: Repeating
     off_template: OffTemplate
@@ -163,7 +163,6 @@ def load_thresholds(path: Path | None = None) -> AuditThresholds:
         raise ExperimentError(
             f"{path}: audit rules are a mapping of names to values; copy prompts/audit.yaml and edit it"
         )
-    document["schema_version"] = document.pop("schema", None)
     try:
         found = AuditThresholds.model_validate(document)
     except ValidationError as error:
