@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -19,7 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import rbft
 from rbft.cli import main
 from rbft.errors import UserError
-from rbft.files import read_jsonl, read_record
+from rbft.files import read_jsonl, read_record, sha256_of
 from rbft.records import Manifest, Prediction, Rationale
 from rbft.report.schema import report_schema
 from rbft.store import read_card, verify
@@ -41,6 +43,15 @@ rationales: {{max_new_tokens: 64, batch_size: 8}}
 training: {{learning_rate: 3.0e-4, vision_learning_rate: 1.0e-4, micro_batch_size: 8, gradient_checkpointing: false}}
 evaluation: {{batch_size: 8, resamples: 200}}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """One thread here, as in the processes that the tests start: sums in another order differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +181,21 @@ def test_the_same_command_again_redoes_nothing(experiment: Path, finished: Path)
     assert (finished / "report.json").read_bytes() == report
 
 
+def test_the_same_command_again_hashes_every_checkpoint_once(
+    experiment: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: Counter[Path] = Counter()
+
+    def counted(path: Path) -> str:
+        hashed[path] += 1
+        return sha256_of(path)
+
+    monkeypatch.setattr("rbft.store.sha256_of", counted)
+    assert command("run", str(experiment)) == 0
+    files = {f for f in (finished / "checkpoints").rglob("*") if f.is_file() and f.name != "manifest.json"}
+    assert hashed == dict.fromkeys(files, 1)
+
+
 def test_prediction_equals_evaluation(finished: Path, yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = read_record(finished / "manifest.json", Manifest)
     made = [p for f in (finished / "predictions").glob("*.jsonl") for p in read_jsonl(f, Prediction)]
@@ -245,7 +271,7 @@ def test_killed_at_any_time_the_same_command_continues(yard: Path, finished: Pat
     """A run is killed whenever a new artifact appears, then finished: same rationales, predictions and weights."""
     experiment = write_experiment(tmp_path, yard, ("rb-ft",))
     run = tmp_path / "runs" / "yard"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     kills = 0
     for wanted in ("rationales/*.jsonl", "checkpoints/.*.work/*", "checkpoints/[!.]*", "predictions/*.jsonl"):
         process = subprocess.Popen(
