@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import math
 import os
@@ -23,13 +24,16 @@ from hypothesis import strategies as st
 
 from rbft.errors import ExperimentError, StoreError
 from rbft.files import (
+    LOCK,
     MAX_YAML_BYTES,
     JsonlAppender,
+    held,
     parse_yaml,
     read_jsonl,
     read_record,
     read_yaml,
     sha256_of,
+    sweep,
     write_jsonl,
     write_record,
     write_text,
@@ -423,3 +427,118 @@ def test_any_text_is_a_value_or_a_yaml_error(text: str) -> None:
         assert str(error)
     else:
         assert isinstance(value, type(None) | bool | int | float | str | list | dict | set | bytes | date)
+
+
+# -- what killed writers leave -------------------------------------------------------------------------------------
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rbft.files import written_whole
+with written_whole(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_leftovers_of_killed_writers_are_swept_after_a_day(tmp_path: Path) -> None:
+    below = tmp_path / "predictions" / "ab"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(below / "k.jsonl")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    [left] = below.iterdir()
+    sweep(tmp_path)
+    assert names(below) == [left.name], "a writer may be at it still"
+    os.utime(left, (0, 0))
+    sweep(tmp_path)
+    assert names(below) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["k.jsonl", "film.part", ".film.part", ".k.0123456789ab.tmp", ".k.0123456789xy.part", "k.0123456789ab.part",
+     ".k.0123456789ab.part.mp4"],
+)  # fmt: skip
+def test_other_old_files_are_not_swept(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"mine")
+    os.utime(tmp_path / name, (0, 0))
+    sweep(tmp_path)
+    assert names(tmp_path) == [name]
+
+
+def test_sweeping_follows_no_link_out_of_the_folder(tmp_path: Path) -> None:
+    part = tmp_path / "other" / ".k.0123456789ab.part"
+    part.parent.mkdir()
+    part.write_bytes(b"theirs")
+    os.utime(part, (0, 0))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "link").symlink_to(part.parent)
+    sweep(run)
+    sweep(run / "none")
+    assert part.read_bytes() == b"theirs"
+
+
+# -- one process at a time -----------------------------------------------------------------------------------------
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from rbft.files import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends_or_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "x"
+    for ending in (signal.SIGKILL, None):
+        other = subprocess.Popen(
+            [sys.executable, "-c", HOLDING, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert other.stdin is not None and other.stdout is not None
+        with other, other.stdout, other.stdin:
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(StoreError) as caught, held(folder):
+                pass
+            assert str(caught.value) == (
+                f"{folder}: another rbft (process {other.pid}) works here; wait until it has ended, or end it and give "
+                "the same command again, or give this run a `name` of its own"
+            )
+            assert (folder / LOCK).read_text() == str(other.pid), "a refused process writes nothing"
+            if ending is not None:
+                other.send_signal(ending)
+        with held(folder):
+            assert (folder / LOCK).read_text() == str(os.getpid())
+
+
+def test_what_happens_inside_ends_the_hold(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(OSError, match="mine"), held(tmp_path):
+            raise OSError("mine")
+
+
+def test_a_file_system_without_locks_is_used_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(code: int) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("fcntl.flock", flock)
+
+    for code in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        refused(code)
+        with held(tmp_path):
+            pass
+    refused(errno.EIO)
+    with pytest.raises(StoreError) as caught, held(tmp_path):
+        pass
+    assert str(caught.value) == f"{tmp_path / LOCK}: cannot be written: Input/output error"
+
+
+def test_a_folder_that_cannot_be_made_is_not_held(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError) as caught, held(tmp_path / "file" / "run"):
+        pass
+    assert str(caught.value) == f"{tmp_path / 'file' / 'run' / LOCK}: cannot be written: Not a directory"

@@ -99,7 +99,7 @@ def command(*arguments: str) -> int:
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
     """Every file with its size and time of change; the report is written anew each time and is left out."""
-    skipped = {"report.html", "report.json", "experiment.json", "manifest.json"}
+    skipped = {"report.html", "report.json", "experiment.json", "manifest.json", ".lock"}
     files = [f for f in folder.rglob("*") if f.is_file() and f.name not in skipped and f.suffix != ".csv"]
     return {str(f.relative_to(folder)): (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
 
@@ -194,6 +194,44 @@ def test_the_same_command_again_hashes_every_checkpoint_once(
     assert command("run", str(experiment)) == 0
     files = {f for f in (finished / "checkpoints").rglob("*") if f.is_file() and f.name != "manifest.json"}
     assert hashed == dict.fromkeys(files, 1)
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from rbft.files import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_commands_do_not_work_in_the_same_run_directory(
+    experiment: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(finished)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(finished)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        capsys.readouterr()
+        assert command("run", str(experiment)) == 1
+        assert f"rbft: {finished}: another rbft (process {other.pid}) works here; wait" in capsys.readouterr().err
+        assert contents(finished) == before
+        other.kill()
+    assert command("run", str(experiment)) == 0
+
+
+def test_a_run_sweeps_what_killed_writers_left(experiment: Path, finished: Path) -> None:
+    cache = finished.parent / "cache" / "frames"
+    parts = [folder / ".left.0123456789ab.part" for folder in (finished, finished / "predictions", cache / "00")]
+    for part in parts:
+        part.parent.mkdir(exist_ok=True)
+        part.write_bytes(b"half")
+        os.utime(part, (0, 0))
+    assert command("run", str(experiment)) == 0
+    assert [part for part in parts if part.exists()] == []
 
 
 def test_prediction_equals_evaluation(finished: Path, yard: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,17 @@
-"""Reading and writing files so that nothing is lost: atomic writes, JSONL with a torn tail, safe YAML, checksums."""
+"""Reading and writing files so that nothing is lost: atomic writes, a lock, torn JSONL tails, safe YAML, hashes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import secrets
+import sys
+import time
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +24,16 @@ from yaml.constructor import ConstructorError
 from rbft.errors import ExperimentError, StoreError
 from rbft.records import Record
 
+if sys.platform != "win32":
+    import fcntl
+
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_DEPTH = 50
+LOCK = ".lock"
+LEFTOVER_SECONDS = 24 * 3600.0
+"""A temporary file that was not written to for so long has no writer any more."""
 _MAX_DIGITS = 300
+_PART = re.compile(r"\..{1,40}\.[0-9a-f]{12}\.part", re.DOTALL)
 _TAG = "tag:yaml.org,2002:"
 R = TypeVar("R", bound=Record)
 
@@ -48,6 +60,64 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise _refused(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed writers left below a folder: named by `written_whole`, and a day old.
+
+    Their age is asked, and not whether a process lives: processes of other machines may write into the same folder.
+    """
+    before = time.time() - LEFTOVER_SECONDS
+    for base, _, names in os.walk(folder):
+        for path in (Path(base, name) for name in names if _PART.fullmatch(name)):
+            with contextlib.suppress(OSError):  # gone by now, or another user's: a later run finds it again
+                if path.lstat().st_mtime < before:
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process until the block ends; the system lets go of it too when the process is killed.
+
+    Raises StoreError, naming the other process, where one works there. Windows, and file systems without locks, hold
+    nothing.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise _refused(path, error) from error
+    with file:
+        try:
+            _lock(file)
+            file.truncate(0)
+            file.write(b"%d" % os.getpid())
+        except BlockingIOError:
+            raise _taken(folder, path) from None
+        except OSError as error:
+            raise _refused(path, error) from error
+        yield
+
+
+def _lock(file: FileIO) -> None:
+    """Lock an open file; raises BlockingIOError where another process has it."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+
+
+def _taken(folder: Path, lock: Path) -> StoreError:
+    pid = lock.read_bytes().decode()
+    who = f"another rbft (process {pid})" if pid else "another rbft"
+    return StoreError(
+        f"{folder}: {who} works here; wait until it has ended, or end it and give the same command again, "
+        "or give this run a `name` of its own"
+    )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,19 +13,30 @@ from pathlib import Path
 from rbft.answers import AuditThresholds, load_thresholds
 from rbft.clips.cache import FrameCache
 from rbft.clips.ingest import ClipFrames, build_manifest, clip_frames, inspect_clips
-from rbft.clips.manifest import read_manifest
+from rbft.clips.manifest import Listing, read_manifest
 from rbft.errors import ExperimentError, ManifestError
 from rbft.evaluation.predict import predict_clips
 from rbft.evaluation.verdict import dataset_report
 from rbft.experiment import Arm, Experiment, Stage, load_experiment
-from rbft.files import write_record, write_text
+from rbft.files import held, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
-from rbft.models.sources import resolve
+from rbft.models.sources import Source, resolve
 from rbft.models.vlm import VLM, device_name, grid_of
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
 from rbft.rationales.generate import rationale_key, write_rationales
-from rbft.records import Checkpoint, Clip, Example, Manifest, Prediction, Probe, Rationale, Report, fingerprint
+from rbft.records import (
+    Checkpoint,
+    Clip,
+    Example,
+    Grid,
+    Manifest,
+    Prediction,
+    Probe,
+    Rationale,
+    Report,
+    fingerprint,
+)
 from rbft.store import RunStore
 from rbft.training.examples import label_examples, rationale_examples, stage_faults
 from rbft.training.stages import StageJob, finished_stage, train_stage
@@ -61,11 +72,17 @@ def run_demo(output: Path, overrides: Sequence[str], reporter: Reporter | None =
 
 
 def run_experiment(experiment: Experiment, reporter: Reporter | None = None) -> Outcome:
-    """Everything, in order: clips, frames, rationales, stages, predictions, report."""
+    """Everything, in order: clips, frames, rationales, stages, predictions, report.
+
+    Raises StoreError where another process works in the same run directory.
+    """
     reporter = reporter or Reporter()
-    session = _prepare(experiment, reporter)
-    arms = {arm.name: _run_arm(session, arm) for arm in experiment.arms}
-    return _report(session, arms)
+    found = _look_up(experiment)
+    store = RunStore(Path(experiment.output) / experiment.name)
+    with held(store.root):
+        session = _prepare(experiment, found, store, reporter)
+        arms = {arm.name: _run_arm(session, arm) for arm in experiment.arms}
+        return _report(session, arms)
 
 
 # -- clips and frames ----------------------------------------------------------------------------------------------
@@ -105,23 +122,41 @@ class _Session:
         gc.collect()
 
 
-def _prepare(experiment: Experiment, reporter: Reporter) -> _Session:
+@dataclass(frozen=True)
+class _Found:
+    """What an experiment names, found before anything is written."""
+
+    listing: Listing
+    prompts: Prompts
+    thresholds: AuditThresholds
+    source: Source
+    grid: Grid
+
+
+def _look_up(experiment: Experiment) -> _Found:
+    """The list of clips, the prompts and the model; raises UserError for what is wrong with them."""
     listing = read_manifest(
         Path(experiment.clips).expanduser(), labels=experiment.labels, allow_outside=experiment.allow_outside
     )
     if listing.faults:
         raise ManifestError(listing.faults)
     prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
-    thresholds = load_thresholds(None)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
-    store = RunStore(Path(experiment.output) / experiment.name)
+    return _Found(listing, prompts, load_thresholds(None), source, grid)
+
+
+def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: Reporter) -> _Session:
+    """Read every clip into the cache, and write down what is run."""
+    listing, source, prompts = found.listing, found.source, found.prompts
     cache = FrameCache(Path(experiment.output) / "cache" / "frames")
+    sweep(store.root)
+    sweep(cache.root)
     with reporter.counted("Reading clips", len(listing.rows)) as advance:
         inspections = inspect_clips(
             listing,
             sampling=experiment.sampling,
-            grid=grid,
+            grid=found.grid,
             limits=experiment.limits,
             workers=experiment.workers,
             cache=cache,
@@ -157,7 +192,7 @@ def _prepare(experiment: Experiment, reporter: Reporter) -> _Session:
         frame_keys={i.row.clip_id: i.key for i in inspections if i.key is not None},
         probes={i.row.clip_id: i.probe for i in inspections if i.probe is not None},
         prompts=prompts,
-        thresholds=thresholds,
+        thresholds=found.thresholds,
         base=base,
         clips={clip.clip_id: clip for clip in manifest.clips},
     )

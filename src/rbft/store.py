@@ -8,6 +8,7 @@ runs/NAME/
   predictions/KEY.jsonl
   logs/KEY/         TensorBoard files and losses.jsonl of a stage
   report.json  report.html
+  .lock             held by the process that works here
 """
 
 from __future__ import annotations
