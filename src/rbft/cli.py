@@ -154,6 +154,34 @@ def compare(
         render_comparison(result, Console(), names=(a.name, b.name), notes=pair.notes)
 
 
+@app.command()
+def explain(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT|RUN", help="A checkpoint folder, a base model (name, folder or `embedded`), or a run."
+        ),
+    ],
+    clips: Annotated[list[Path] | None, typer.Argument(metavar="CLIP", help="Video files; a run needs none.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures of clips, one folder a clip.")] = Path("explained"),
+    label: Annotated[str | None, typer.Option(help="Explain this label (default: the predicted one).")] = None,
+    experiment: Annotated[
+        Path | None, typer.Option(help="EXPERIMENT.yaml with the labels and prompts to ask a base model with.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Where an answer looks in a clip: attention over the frames, as numbers, a film strip and an animation."""
+    from rbft.serving.explain import explain as explain_files
+    from rbft.serving.explain import render_explanations
+
+    made = explain_files(checkpoint, clips or [], out, label=label, experiment=experiment)
+    if as_json:
+        for one in made:
+            sys.stdout.write(one.explanation.model_dump_json() + "\n")
+    else:
+        render_explanations(made, Console())
+
+
 def _version(value: bool) -> None:
     if value:
         sys.stdout.write(f"rbft {__version__}\n")
