@@ -123,6 +123,10 @@ def test_commands_and_options() -> None:
         "check": [
             "clips", "--json", "--model", "--labels", "--fps", "--allow-outside --no-allow-outside", "--workers",
         ],
+        "import": [
+            "benchmark", "annotation", "--train", "--test", "--videos", "--out", "--drop-vague", "--drop-leaks",
+            "--leave-out-missing",
+        ],
         "run": ["experiment", "overrides"],
         "predict": ["checkpoint", "clips", "--rationale", "--json"],
         "compare": ["a", "b", "--json"],

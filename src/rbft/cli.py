@@ -52,44 +52,115 @@ def check(
         typer.Argument(
             metavar="CLIPS",
             help="A CSV or JSONL manifest (path,label[,split,group,…]), LLaVA/ShareGPT JSON, a folder with one folder "
-            "per label, or one video.",
+            "per label, one video, or an experiment file, whose clips are read as its run would.",
         ),
     ],
     as_json: JSON = False,
     model: Annotated[str | None, typer.Option(help="Use this model's frame grid (default: Qwen2.5-VL's).")] = None,
     labels: Annotated[str | None, typer.Option(help="The allowed labels, separated by commas.")] = None,
-    fps: Annotated[float, typer.Option(help="Frames per second to sample.", min=0.001, max=60)] = 1.0,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second to sample (default: 1).", min=0.001, max=60)
+    ] = None,
     allow_outside: Annotated[bool, typer.Option(help="Clips may lie outside the manifest's folder.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that read clips; 0: one per processor.", min=0)] = 0,
 ) -> None:
     """Read every clip once: readable? labels, splits, duplicates, leaks, frames and tokens per clip.
 
-    Exits with 0 where every clip can be used and, given labels, a run could start; with 2 where not.
+    Exits with 0 where every clip can be used and, given labels, a run could start; with 2 where not. Options change what
+    an experiment file says.
     """
     from rbft.clips.check import check as check_clips
-    from rbft.clips.check import render_table, to_json_lines
-    from rbft.experiment import ClipLimits, Sampling
+    from rbft.clips.check import check_experiment, render_table, to_json_lines
+    from rbft.experiment import ClipLimits, Sampling, load_experiment
     from rbft.records import Grid
 
-    grid = Grid()
-    if model is not None:
-        from rbft.models.vlm import load_grid
+    allowed = [label.strip() for label in (labels or "").split(",") if label.strip()]
+    if clips.suffix.lower() in (".yaml", ".yml"):
+        changes = {"labels": allowed or None, "sampling.fps": fps, "workers": workers or None, "model": model}
+        changes["allow_outside"] = allow_outside or None
+        asked = load_experiment(clips, [f"{k}={json.dumps(v)}" for k, v in changes.items() if v is not None])
+        from rbft.models.vlm import local_grid  # loads torch; a fault in the file is told before that
 
-        grid = load_grid(model)
-    result = check_clips(
-        clips,
-        labels={label.strip(): "" for label in (labels or "").split(",") if label.strip()},
-        sampling=Sampling(fps=fps),
-        grid=grid,
-        limits=ClipLimits(),
-        workers=workers,
-        allow_outside=allow_outside,
-    )
+        grid = local_grid(asked.model, revision=asked.revision, allow_remote_code=asked.allow_remote_code)
+        result = check_experiment(asked, grid)
+    else:
+        grid = Grid()
+        if model is not None:
+            from rbft.models.vlm import load_grid
+
+            grid = load_grid(model)
+        result = check_clips(
+            clips,
+            labels=dict.fromkeys(allowed, ""),
+            sampling=Sampling(fps=fps or 1.0),
+            grid=grid,
+            limits=ClipLimits(),
+            workers=workers,
+            allow_outside=allow_outside,
+        )
     if as_json:
         sys.stdout.write(to_json_lines(result))
     else:
         render_table(result, Console())
     raise typer.Exit(result.exit_code)
+
+
+@app.command(name="import")
+def import_(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="`smarthome` or `multihateclip`.")],
+    annotation: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="ANNOTATION", help="The benchmark's annotation files (default: those of --train and --test)."
+        ),
+    ] = None,
+    train: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file with the ids of the training clips: the authors' JSON, a table or one id a line."),
+    ] = None,
+    test: Annotated[list[Path] | None, typer.Option(help="The same for the test clips.")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder with the videos, named by their ids; without it clips are only counted.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The manifest to write (default: clips.csv among the videos).")
+    ] = None,
+    drop_vague: Annotated[
+        bool, typer.Option("--drop-vague", help="Leave out clips tagged Vague Abnormal (default: they are abnormal).")
+    ] = False,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Keep ids that are in train and in test in test alone.")
+    ] = False,
+    leave_out_missing: Annotated[
+        bool, typer.Option("--leave-out-missing", help="Leave out clips that have no video.")
+    ] = False,
+) -> None:
+    """A published benchmark's own files and a folder of videos become a manifest for `check` and `run`.
+
+    * `rbft import smarthome Video_Annotation.csv --train sft_label.json --test test.json --videos videos`
+    * `rbft import multihateclip --train train.tsv --train valid.tsv --test test.tsv --videos videos`
+    """
+    from rbft.clips.benchmarks import import_benchmark, render_counts, write_manifest
+
+    imported = import_benchmark(
+        benchmark,
+        annotation or [],
+        train=train or [],
+        test=test or [],
+        videos=videos,
+        drop_vague=drop_vague,
+        drop_leaks=drop_leaks,
+        leave_out_missing=leave_out_missing,
+    )
+    console = Console()
+    render_counts(imported, console)
+    if videos is None:
+        console.print("Nothing is written without --videos FOLDER.", markup=False, highlight=False)
+        return
+    place = out or videos / "clips.csv"
+    for note in write_manifest(imported, place):
+        console.print(f"note: {printable(note)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\nNext: rbft check {place}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -127,6 +198,12 @@ def predict(
     as_json: JSON = False,
 ) -> None:
     """Label and probabilities of clips, with the labels, prompts and frames that the checkpoint was trained with."""
+    from rbft.clips.container import file_faults
+    from rbft.store import checkpoint_faults
+
+    faults = checkpoint_faults(checkpoint) + file_faults(clips)
+    if faults:
+        raise UserError(faults)
     from rbft.serving.predictor import Classifier, render_answers
 
     answers = Classifier.load(checkpoint).answer(clips, rationale=rationale)

@@ -101,6 +101,7 @@ class Clip(Record):
     end: float | None = None
     rationale: str | None = None
     boxes: tuple[Box, ...] = ()
+    category: tuple[str, ...] = ()
 
 
 class LeftOut(Record):

@@ -67,7 +67,7 @@ def test_unknown_columns_are_noted(tmp_path: Path) -> None:
     listing = read(tmp_path, "path,label,fps,notes\na.mp4,x,8,hello\n")
     assert listing.notes == (
         "clips.csv: columns that rbft does not know are ignored: fps, notes "
-        "(known: path, label, clip_id, split, group, start, end, rationale, boxes)",
+        "(known: path, label, clip_id, split, group, start, end, rationale, boxes, category)",
     )
 
 

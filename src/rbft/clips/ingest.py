@@ -235,7 +235,10 @@ def duplicates(inspections: Sequence[Inspection], splits: Mapping[str, Split]) -
                     f"{_pair(other, inspection)} hold the same bytes under different labels, "
                     f"{show(repr(other.row.label))} and {show(repr(inspection.row.label))}; keep one"
                 )
-            elif splits[other.row.clip_id] == splits[inspection.row.clip_id]:
+            elif (
+                other.row.clip_id != inspection.row.clip_id
+                and splits[other.row.clip_id] == splits[inspection.row.clip_id]
+            ):
                 notes.append(f"{_pair(other, inspection)} hold the same bytes; both are used")
     return faults, notes
 
@@ -264,6 +267,7 @@ def _clip(inspection: Inspection, split: Split) -> Clip:
         end=row.end,
         rationale=row.rationale,
         boxes=row.boxes,
+        category=row.category,
     )
 
 

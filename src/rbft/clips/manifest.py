@@ -45,6 +45,7 @@ class Row:
     end: float | None = None
     rationale: str | None = None
     boxes: tuple[Box, ...] = ()
+    category: tuple[str, ...] = ()
 
     @property
     def window(self) -> tuple[float | None, float | None]:
@@ -156,7 +157,7 @@ class _Reading:
         if start is not None and end is not None and end <= start:
             self._fault(cells, f"end {end:g} is not after start {start:g}")
         label, split = self._label(cells), self._split(cells)
-        boxes = self._boxes(cells)
+        boxes, category = self._boxes(cells), self._category(cells)
         clip_id, group, rationale = (self._text(cells, name) for name in ("clip_id", "group", "rationale"))
         if path is None:
             return None
@@ -172,6 +173,7 @@ class _Reading:
             end=end,
             rationale=rationale,
             boxes=boxes,
+            category=category,
         )
 
     def compare(self) -> None:
@@ -212,13 +214,9 @@ class _Reading:
         for row in self.rows:
             first = clips.setdefault((row.path, *row.window), row)
             if first is not row:
-                kind = (
-                    f"with different labels, {show(repr(first.label))} and {show(repr(row.label))}"
-                    if first.label != row.label
-                    else "twice"
-                )
                 self.faults.append(
-                    f"{self._name}: {show(row.listed)} is listed {kind} ({first.where} and {row.where}); keep one"
+                    f"{self._name}: {show(row.listed)} is listed {_kind_of_pair(first, row)} "
+                    f"({first.where} and {row.where}); keep one"
                 )
             same = ids.setdefault(row.clip_id, row)
             if same is not row and first is row:
@@ -312,6 +310,15 @@ class _Reading:
             return None
         return number
 
+    def _category(self, cells: Cells) -> tuple[str, ...]:
+        """Names separated by `;` or `|`, or a list of them; none twice."""
+        value = cells.values.get("category")
+        names = re.split(r"[;|]", value) if isinstance(value, str) else value or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            self._fault(cells, f"category {show(repr(value))} is not text; write names, separated by ';'")
+            return ()
+        return tuple(dict.fromkeys(sys.intern(" ".join(name.split())) for name in names if name.strip()))
+
     def _boxes(self, cells: Cells) -> tuple[Box, ...]:
         value = cells.values.get("boxes")
         if value is None or (isinstance(value, str) and not value.strip()):
@@ -331,6 +338,15 @@ class _Reading:
                 "bottom]}], corners from 0 to 1",
             )
         return boxes
+
+
+def _kind_of_pair(first: Row, row: Row) -> str:
+    """How two rows of the same clip differ, the worst first."""
+    if first.label != row.label:
+        return f"with different labels, {show(repr(first.label))} and {show(repr(row.label))}"
+    if first.split != row.split and first.split and row.split:
+        return f"in {first.split} and in {row.split}, a leak between splits (clip_id {show(repr(row.clip_id))})"
+    return "twice"
 
 
 def _is_box(box: Box) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("path", "label", "clip_id", "split", "group", "start", "end", "rationale", "boxes")
+COLUMNS = ("path", "label", "clip_id", "split", "group", "start", "end", "rationale", "boxes", "category")
 VIDEO_SUFFIXES = frozenset(
     (".3g2", ".3gp", ".asf", ".avi", ".flv", ".gif", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
      ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv")
