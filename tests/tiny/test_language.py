@@ -15,11 +15,8 @@ from rbft.tiny.language import clause_text, describe, label_prompt, parse_descri
 from rbft.tiny.tasks import (
     Lesson,
     Scene,
-    checklist,
     defined_labels,
     draw_lesson,
-    lookup,
-    lookup_all,
     multiple_choice,
     verification,
     with_thought,
@@ -109,23 +106,6 @@ def test_yes_and_the_right_letter_follow_from_the_clip(seed: int) -> None:
     options = dict(re.findall(r"([A-D]): ([^.]+)\.", choice.prompt))
     assert fulfils(options[choice.answer], scene.words)
     assert sum(fulfils(text, scene.words) for text in options.values()) == 1
-
-
-@given(st.integers(0, 10**6))
-def test_a_checklist_says_yes_to_what_holds_and_a_lookup_finds_the_word(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    scene = Scene(sample_spec(rng), 50)
-    listed = checklist(scene, rng, 0.0)
-    texts = listed.prompt.removeprefix("Check each: ").removesuffix(".").split(", ")
-    assert listed.answer == " ".join(f"{text}: {'yes' if fulfils(text, scene.words) else 'no'}." for text in texts)
-    looked = lookup(scene, rng, 0.0)
-    word = looked.prompt.removeprefix("Which label fits ").split("?")[0]
-    assert re.findall(rf"(\S+): {word}\.", looked.prompt) == [looked.answer]
-    every = lookup_all(scene, rng, 0.0)
-    meanings = re.findall(r"(\S+): ([^.]+)\.", every.prompt.split("?", 1)[1])
-    assert sorted(meanings) == sorted(
-        (label, text) for text, label in re.findall(r"([^.:]+): (\S+)\.", every.answer.replace(". ", "."))
-    )
 
 
 def test_definitions_are_balanced_and_get_longer() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2VLVideoProcessor
 
-from rbft.tiny.lessons import answer_loss, pack, segment_tokens
+from rbft.tiny.lessons import answer_loss, pack, segment_of
 from rbft.tiny.model import build_config, build_model, normalised, patchify, see
 from rbft.tiny.tasks import Lesson
 from rbft.tiny.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS, build_tokenizer, special_ids, world_texts
@@ -57,9 +57,9 @@ def test_seeing_equals_the_librarys_vision_tower(model: torch.nn.Module, height:
 def test_packed_questions_cost_what_they_cost_alone(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
     lessons = [Lesson("x", "What is it doing?", "running left"), Lesson("x", "Is it a dog?", "yes")]
     patches, grid = patchify(normalised(random_frames(1, 84, 112)))
-    packed = pack([[segment_tokens(tokenizer, lesson) for lesson in lessons]], pad_id=0)
+    packed = pack([[segment_of(tokenizer, lesson, {}) for lesson in lessons]], pad_id=0)
     with torch.no_grad():
-        together, _ = answer_loss(model, tokenizer, see(model.model.visual, patches, grid), grid, packed)
+        together, _, states = answer_loss(model, tokenizer, see(model.model.visual, patches, grid), grid, packed)
     costs, weights = [], []
     for lesson in lessons:
         ids, num_answer = conversation(tokenizer, lesson, num_visual=24)
@@ -78,6 +78,8 @@ def test_packed_questions_cost_what_they_cost_alone(model: torch.nn.Module, toke
         weights.append(num_answer**0.5)
     alone = sum(c * w for c, w in zip(costs, weights, strict=True)) / sum(weights)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert len(states) == model.config.text_config.num_hidden_layers + 1
+    assert all(state.shape[:2] == packed.ids.shape for state in states)
 
 
 def conversation(tokenizer: PreTrainedTokenizerFast, lesson: Lesson, num_visual: int) -> tuple[torch.Tensor, int]:
@@ -98,7 +100,7 @@ def test_a_word_of_an_answer_can_not_look_ahead_or_into_other_questions(
 
     def cost(first: str) -> float:
         rows = [
-            [segment_tokens(tokenizer, Lesson("x", first, "")), segment_tokens(tokenizer, Lesson("x", "Where?", "a"))]
+            [segment_of(tokenizer, Lesson("x", first, ""), {}), segment_of(tokenizer, Lesson("x", "Where?", "a"), {})]
         ]
         packed = pack(rows, pad_id=0)
         packed.weights[packed.segment == 1] = 0

@@ -18,9 +18,7 @@ from rbft.tiny.tasks import (
     Lesson,
     Scene,
     bare_labels,
-    checklist,
     defined_labels,
-    lookup,
     multiple_choice,
     numerical,
     ocr,
@@ -137,7 +135,7 @@ def task_shares(speaker: Speaker, sample: Sample, seed: int = 0) -> dict[str, Sh
     rng = np.random.default_rng([HELD_OUT_SEED, seed])
     scenes = sample.scenes
     shares = {}
-    for ask in (multiple_choice, numerical, ocr, regression, verification, checklist, lookup, bare_labels):
+    for ask in (multiple_choice, numerical, ocr, regression, verification, bare_labels):
         lessons = [ask(scene, rng, 0.5) for scene in scenes]
         shares[lessons[0].kind] = _asked(speaker, sample, lessons)
     for name, level in (("one word a label", 0.0), ("mixed rules", 0.5), ("hard rules", 1.0)):

@@ -5,6 +5,7 @@ A row is `<|im_start|>user\\n<|vision_start|>` + V visual tokens + `<|vision_end
 model computes for a segment equals what it computes for the conversation with that question alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
+from rbft.tiny.marks import KINDS, Mark, marks_of
 from rbft.tiny.model import MERGE, prefix_positions
 from rbft.tiny.tasks import Lesson, Scene, draw_lesson
 
@@ -28,24 +30,41 @@ _TRIES = 3
 @dataclass(frozen=True)
 class Packed:
     """Segments of a batch, padded at the right. All `[B, L]`: `ids`, `segment` (1, 2, …; 0 for padding), `place` (the
-    position within the segment), `targets` (the next token where it is part of an answer, else -100), `weights`."""
+    position within the segment), `targets` (the next token where it is part of an answer, else -100), `weights`.
+    `marks` has for each kind `[N, 3]`: row, column, 1 where the word or clause there holds of the clip, else 0."""
 
     ids: Tensor
     segment: Tensor
     place: Tensor
     targets: Tensor
     weights: Tensor
+    marks: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The ids of one question and its answer; the last `num_answer` are the answer with the end of the turn.
+
+    `marks` are places in `ids` with what holds there.
+    """
+
+    ids: list[int]
+    num_answer: int
+    marks: list[Mark]
 
 
 def _tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return list(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def segment_tokens(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[list[int], int]:
-    """The ids of one segment, and how many of them at its end are the answer (with the end of the turn)."""
-    question = _tokens(tokenizer, lesson.prompt + _TURN)
+def segment_of(tokenizer: PreTrainedTokenizerFast, lesson: Lesson, words: Mapping[str, str]) -> Segment:
+    """A lesson in tokens, with marks where its prompt asks to be compared with the clip, of which `words` are true."""
+    question = tokenizer.backend_tokenizer.encode(lesson.prompt + _TURN, add_special_tokens=False)
     answer = _tokens(tokenizer, lesson.answer + _END)
-    return question + answer, len(answer)
+    ends = {end - 1: index for index, (_, end) in enumerate(question.offsets)}
+    wanted = marks_of(lesson.prompt, words) if lesson.compares else []
+    marks = [Mark(ends[mark.place], mark.kind, mark.holds) for mark in wanted]
+    return Segment([*question.ids, *answer], len(answer), marks)
 
 
 def draw_row(
@@ -54,38 +73,42 @@ def draw_row(
     rng: np.random.Generator,
     level: float,
     budget: int,
-) -> list[tuple[list[int], int]]:
+) -> list[Segment]:
     """Segments about one clip that fit into `budget` tokens; at least one."""
-    row: list[tuple[list[int], int]] = []
+    row: list[Segment] = []
     used = misses = 0
     while misses < _TRIES:
-        ids, num_answer = segment_tokens(tokenizer, draw_lesson(scene, rng, level))
-        if row and used + len(ids) > budget:
+        segment = segment_of(tokenizer, draw_lesson(scene, rng, level), scene.words)
+        if row and used + len(segment.ids) > budget:
             misses += 1
             continue
-        row.append((ids, num_answer))
-        used += len(ids)
+        row.append(segment)
+        used += len(segment.ids)
     return row
 
 
-def pack(rows: list[list[tuple[list[int], int]]], pad_id: int) -> Packed:
+def pack(rows: list[list[Segment]], pad_id: int) -> Packed:
     """Puts segments side by side. An answer of n tokens weighs sqrt(n), so that short ones are not drowned out."""
-    length = max(sum(len(ids) for ids, _ in row) for row in rows)
+    length = max(sum(len(segment.ids) for segment in row) for row in rows)
     shape = (len(rows), length)
     ids = torch.full(shape, pad_id)
-    segment, place = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    segments, place = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     targets, weights = torch.full(shape, _NO_TARGET), torch.zeros(shape)
+    marks: dict[str, list[tuple[int, int, int]]] = {kind: [] for kind in KINDS}
     for index, row in enumerate(rows):
         start = 0
-        for number, (tokens, num_answer) in enumerate(row, start=1):
-            stop = start + len(tokens)
-            ids[index, start:stop] = torch.tensor(tokens)
-            segment[index, start:stop] = number
-            place[index, start:stop] = torch.arange(len(tokens))
-            targets[index, stop - num_answer - 1 : stop - 1] = ids[index, stop - num_answer : stop]
-            weights[index, stop - num_answer - 1 : stop - 1] = num_answer**-0.5
+        for number, segment in enumerate(row, start=1):
+            stop, count = start + len(segment.ids), segment.num_answer
+            ids[index, start:stop] = torch.tensor(segment.ids)
+            segments[index, start:stop] = number
+            place[index, start:stop] = torch.arange(len(segment.ids))
+            targets[index, stop - count - 1 : stop - 1] = ids[index, stop - count : stop]
+            weights[index, stop - count - 1 : stop - 1] = count**-0.5
+            for mark in segment.marks:
+                marks[mark.kind].append((index, start + mark.place, int(mark.holds)))
             start = stop
-    return Packed(ids, segment, place, targets, weights)
+    held = {kind: torch.tensor(found, dtype=torch.long).reshape(-1, 3) for kind, found in marks.items()}
+    return Packed(ids, segments, place, targets, weights, held)
 
 
 def segment_mask(prefix: int, segment: Tensor) -> Tensor:
@@ -99,8 +122,11 @@ def segment_mask(prefix: int, segment: Tensor) -> Tensor:
 
 def answer_loss(
     model: Any, tokenizer: PreTrainedTokenizerFast, tokens: Tensor, grid: Tensor, packed: Packed
-) -> tuple[Tensor, Tensor]:
-    """Weighted cross entropy of the answers' tokens, given the clips' merged tokens `[B, V, H]`, and their accuracy."""
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Weighted cross entropy of the answers' tokens, given the clips' merged tokens `[B, V, H]`, and their accuracy.
+
+    The third result are the hidden states `[B, L, H]` of the segments before the first layer and after each.
+    """
     opening, closing = _tokens(tokenizer, _OPENING), _tokens(tokenizer, _CLOSING)
     batch, language = len(tokens), model.model.language_model
     embed = language.embed_tokens
@@ -110,13 +136,20 @@ def answer_loss(
     positions = _positions(len(opening), grid[0], packed.place)
     num_prefix = hidden.shape[1] - packed.ids.shape[1]
     mask = segment_mask(num_prefix, packed.segment)
-    out = language(inputs_embeds=hidden, position_ids=positions, attention_mask=mask, use_cache=False)
+    out = language(
+        inputs_embeds=hidden,
+        position_ids=positions,
+        attention_mask=mask,
+        use_cache=False,
+        output_hidden_states=True,
+    )
     asked = packed.targets != _NO_TARGET
     logits = model.lm_head(out.last_hidden_state[:, num_prefix:][asked])
     targets, weights = packed.targets[asked], packed.weights[asked]
     losses = cross_entropy(logits, targets, reduction="none")
     right = (logits.detach().argmax(-1) == targets).float().mean()
-    return (losses * weights).sum() / weights.sum(), right
+    states = tuple(state[:, num_prefix:] for state in out.hidden_states)
+    return (losses * weights).sum() / weights.sum(), right, states
 
 
 def _positions(lead: int, grid: Tensor, place: Tensor) -> Tensor:

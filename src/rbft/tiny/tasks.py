@@ -57,6 +57,9 @@ _ASKED = {
 }
 
 
+_COMPARING = ("verification", "multiple choice", "bare labels", "defined labels")
+
+
 @dataclass(frozen=True)
 class Lesson:
     """One question and its answer. `kind` names the question's type."""
@@ -64,6 +67,11 @@ class Lesson:
     kind: str
     prompt: str
     answer: str
+
+    @property
+    def compares(self) -> bool:
+        """Whether words of the prompt must be compared with the clip."""
+        return self.kind.split(",")[0] in _COMPARING
 
 
 @dataclass(frozen=True)
@@ -142,19 +150,6 @@ def multiple_choice(scene: Scene, rng: np.random.Generator, _level: float) -> Le
     return Lesson("multiple choice", f"{_ASKED[name][0]} {' '.join(texts)}", right)
 
 
-def checklist(scene: Scene, rng: np.random.Generator, _level: float) -> Lesson:
-    """Yes or no for each of a few words, next to the word: many small comparisons in one answer."""
-    texts, verdicts = [], []
-    for index in rng.permutation(len(DIMENSIONS))[: int(rng.integers(2, 6))]:
-        name = list(DIMENSIONS)[int(index)]
-        true = bool(rng.random() < 0.5)
-        word = scene.words[name] if true else _others(rng, name, scene.words[name], 1)[0]
-        texts.append(bare_text(name, word))
-        verdicts.append("yes" if true else "no")
-    answer = " ".join(f"{text}: {verdict}." for text, verdict in zip(texts, verdicts, strict=True))
-    return Lesson("checklist", f"Check each: {', '.join(texts)}.", answer)
-
-
 # Labels --------------------------------------------------------------------------------------------------------------
 
 
@@ -219,51 +214,24 @@ def _same_dimension(words: dict[str, str], rng: np.random.Generator, right: int,
     return [bare_text(name, word) for word in shown]
 
 
-def _dictionary(rng: np.random.Generator) -> dict[str, str]:
-    """Labels, each with one word of its own; the words are of any dimension."""
-    labels = sorted({label for labels in LABEL_SETS for label in labels})
-    count = int(rng.integers(2, 6))
-    pairs = [(name, word) for name, words in DIMENSIONS.items() for word in words]
-    chosen = [pairs[i] for i in rng.permutation(len(pairs))[:count]]
-    order = [labels[i] for i in rng.permutation(len(labels))[:count]]
-    return {label: bare_text(*pair) for label, pair in zip(order, chosen, strict=True)}
-
-
-def lookup(_scene: Scene, rng: np.random.Generator, _level: float) -> Lesson:
-    """Which label a given word belongs to; the clip does not matter. Teaches what a definition is."""
-    items = _dictionary(rng)
-    label = _pick(rng, list(items))
-    return Lesson("lookup", label_prompt(items).replace("the clip?", f"{items[label]}?"), label)
-
-
-def lookup_all(_scene: Scene, rng: np.random.Generator, _level: float) -> Lesson:
-    """The label of every word in another order: the same lesson, several times in one answer."""
-    items = _dictionary(rng)
-    labels = [list(items)[i] for i in rng.permutation(len(items))]
-    answer = " ".join(f"{items[label]}: {label}." for label in labels)
-    return Lesson("lookup all", label_prompt(items).replace("the clip?", "each?"), answer)
-
-
 # The mixture ---------------------------------------------------------------------------------------------------------
 
 _MIXTURE: dict[Callable[[Scene, np.random.Generator, float], Lesson], float] = {
-    rationale: 0.22,
+    rationale: 0.25,
     attribute: 0.08,
-    free_form: 0.02,
+    free_form: 0.04,
     numerical: 0.03,
     ocr: 0.04,
     regression: 0.04,
-    verification: 0.08,
-    checklist: 0.08,
-    lookup: 0.04,
-    lookup_all: 0.06,
-    multiple_choice: 0.06,
+    verification: 0.12,
+    multiple_choice: 0.09,
     bare_labels: 0.04,
-    defined_labels: 0.21,
+    defined_labels: 0.27,
 }
 _ASKS = list(_MIXTURE)
 _SHARES = np.asarray(list(_MIXTURE.values()))
-THINK_SHARE = 0.10
+THINK_SHARE = 0.12
+NOTES_SHARE = 0.06
 
 
 def with_thought(lesson: Lesson, scene: Scene, rng: np.random.Generator) -> Lesson:
@@ -273,25 +241,20 @@ def with_thought(lesson: Lesson, scene: Scene, rng: np.random.Generator) -> Less
 
 
 def with_notes(lesson: Lesson, scene: Scene) -> Lesson:
-    """The same question with the true description before it: using words is learnt before using what is seen."""
+    """The same question with the true description before it, as a rationale stands in a conversation."""
     return Lesson(f"{lesson.kind}, notes", f"{describe(scene.spec)} {lesson.prompt}", lesson.answer)
 
 
 def draw_lesson(scene: Scene, rng: np.random.Generator, level: float) -> Lesson:
     """One question of the mixture."""
     lesson = _ASKS[int(rng.choice(len(_ASKS), p=_SHARES / _SHARES.sum()))](scene, rng, level)
-    if lesson.kind in ("rationale", "free-form", "checklist", "lookup", "lookup all"):
+    if lesson.kind in ("rationale", "free-form"):
         return lesson
-    if lesson.kind == "defined labels" and rng.random() < notes_share(level):
+    if lesson.kind == "defined labels" and rng.random() < NOTES_SHARE:
         return with_notes(lesson, scene)
     return with_thought(lesson, scene, rng) if rng.random() < THINK_SHARE else lesson
 
 
-def notes_share(level: float) -> float:
-    """How many questions about defined labels come with the true description: many at first, few at the end."""
-    return 0.35 - 0.25 * level
-
-
 def level_at(share: float) -> float:
-    """The level of difficulty after `share` of the language phase: single attributes first, all by 80 %."""
-    return float(np.clip((share - 0.35) / 0.45, 0.0, 1.0))
+    """The level of difficulty after `share` of the language phase: single attributes first, all by 70 %."""
+    return float(np.clip((share - 0.2) / 0.5, 0.0, 1.0))

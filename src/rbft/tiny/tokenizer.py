@@ -8,7 +8,7 @@ from rbft.tiny.language import PERSONAS, rationale_prompt
 from rbft.tiny.tasks import LABEL_SETS, Scene, draw_lesson
 from rbft.tiny.world import sample_spec
 
-VOCABULARY = 1024
+VOCABULARY = 832
 MAX_LENGTH = 8192
 SPECIAL_TOKENS = (
     "<|endoftext|>",

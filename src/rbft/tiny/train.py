@@ -19,6 +19,7 @@ from rbft.tiny import schedule
 from rbft.tiny.augment import augmented, regridded
 from rbft.tiny.heads import Heads, head_accuracy, head_loss
 from rbft.tiny.lessons import answer_loss, draw_batch
+from rbft.tiny.marks import Probes, mark_loss
 from rbft.tiny.model import build_config, build_model, normalised, patchify, see
 from rbft.tiny.pool import Pool
 from rbft.tiny.schedule import Progress
@@ -44,17 +45,19 @@ class Settings:
     language_rate: float = 1.2e-3
     late_vision_rate: float = 3e-4
     head_weight: float = 0.3
+    mark_weight: float = 2.0
     save_every_seconds: float = 240.0
     tokens_per_clip: int = 150
 
 
 @dataclass
 class Trainee:
-    """The model in training, its tokenizer and heads, and the clips it learns from."""
+    """The model in training, its tokenizer, the heads and probes beside it, and the clips it learns from."""
 
     tokenizer: PreTrainedTokenizerFast
     model: Qwen2_5_VLForConditionalGeneration
     heads: Heads
+    probes: Probes
     pool: Pool
     targets: Tensor = field(init=False)
 
@@ -63,7 +66,7 @@ class Trainee:
 
     def modules(self) -> dict[str, nn.Module]:
         """What has parameters, by the name it is saved under."""
-        return {"model": self.model, "heads": self.heads}
+        return {"model": self.model, "heads": self.heads, "probes": self.probes}
 
 
 def generator_for(seed: int, phase: str, step: int) -> torch.Generator:
@@ -97,7 +100,7 @@ def vision_loss(trainee: Trainee, settings: Settings, step: int, _total: int) ->
 
 
 def language_loss(trainee: Trainee, settings: Settings, step: int, total: int) -> tuple[Tensor, dict[str, float]]:
-    """One batch of the second phase: answers to several questions about each clip; the heads keep a small say."""
+    """One batch of the second phase: answers to several questions about each clip; heads and probes learn with it."""
     generator = generator_for(settings.seed, "language", step)
     rows = epoch_rows(len(trainee.pool), settings.language_batch, settings.seed + 1, step)
     patches, grid = clip_batch(trainee, rows, generator)
@@ -106,10 +109,11 @@ def language_loss(trainee: Trainee, settings: Settings, step: int, total: int) -
     level = level_at(step / total)
     packed = draw_batch(trainee.tokenizer, scenes, rng, level, settings.tokens_per_clip)
     tokens = see(trainee.model.model.visual, patches, grid)
-    loss, right = answer_loss(trainee.model, trainee.tokenizer, tokens, grid, packed)
+    loss, right, states = answer_loss(trainee.model, trainee.tokenizer, tokens, grid, packed)
     heads = head_loss(trainee.heads(tokens), trainee.targets[rows])
-    notes = {"answers": float(loss.detach()), "tokens": float(right), "heads": float(heads.detach()), "level": level}
-    return loss + settings.head_weight * heads, notes
+    marks, marked = mark_loss(trainee.probes, states, packed.marks)
+    notes = {"answers": float(loss.detach()), "tokens": float(right), "heads": float(heads.detach()), "marks": marked}
+    return loss + settings.head_weight * heads + settings.mark_weight * marks, notes | {"level": level}
 
 
 def vision_optimizer(trainee: Trainee, settings: Settings) -> AdamW:
@@ -119,10 +123,11 @@ def vision_optimizer(trainee: Trainee, settings: Settings) -> AdamW:
 
 
 def language_optimizer(trainee: Trainee, settings: Settings) -> AdamW:
-    """Everything: the language model at its own rate, vision tower, merger and heads at a smaller one."""
+    """Everything: language model and probes at their own rate, vision tower, merger and heads at a smaller one."""
     seeing = [*trainee.model.model.visual.parameters(), *trainee.heads.parameters()]
+    speaking = [*trainee.model.model.language_model.parameters(), *trainee.probes.parameters()]
     groups = [
-        {"params": list(trainee.model.model.language_model.parameters()), "peak": settings.language_rate},
+        {"params": speaking, "peak": settings.language_rate},
         {"params": seeing, "peak": settings.late_vision_rate},
     ]
     return AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.02)
@@ -201,11 +206,12 @@ def pair_words(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedT
 
 
 def new_trainee(pool: Pool, seed: int) -> Trainee:
-    """A fresh tokenizer, model and heads."""
+    """A fresh tokenizer, model, heads and probes."""
     tokenizer = build_tokenizer(world_texts())
     model = build_model(build_config(len(tokenizer), special_ids(tokenizer)), seed)
     pair_words(model, tokenizer)
-    return Trainee(tokenizer, model, Heads(model.config.text_config.hidden_size), pool)
+    width = model.config.text_config.hidden_size
+    return Trainee(tokenizer, model, Heads(width), Probes(width), pool)
 
 
 def train(out: Path, pool: Pool, settings: Settings, resume: bool = False) -> Trainee:
