@@ -216,20 +216,21 @@ def _same_dimension(words: dict[str, str], rng: np.random.Generator, right: int,
 
 # The mixture ---------------------------------------------------------------------------------------------------------
 
-_MIXTURE: dict[Callable[[Scene, np.random.Generator, float], Lesson], float] = {
-    rationale: 0.25,
-    attribute: 0.08,
-    free_form: 0.04,
-    numerical: 0.03,
-    ocr: 0.04,
-    regression: 0.04,
-    verification: 0.12,
-    multiple_choice: 0.09,
-    bare_labels: 0.04,
-    defined_labels: 0.27,
+_MIXTURE: dict[Callable[[Scene, np.random.Generator, float], Lesson], tuple[float, float]] = {
+    rationale: (0.08, 0.27),
+    attribute: (0.08, 0.07),
+    free_form: (0.00, 0.04),
+    numerical: (0.02, 0.03),
+    ocr: (0.02, 0.04),
+    regression: (0.02, 0.04),
+    verification: (0.24, 0.12),
+    multiple_choice: (0.18, 0.09),
+    bare_labels: (0.04, 0.04),
+    defined_labels: (0.32, 0.26),
 }
+"""Shares at level 0 and at level 1. Comparing words with a clip comes first: it takes longest to be found."""
 _ASKS = list(_MIXTURE)
-_SHARES = np.asarray(list(_MIXTURE.values()))
+_FIRST, _LAST = np.asarray(list(_MIXTURE.values())).T
 THINK_SHARE = 0.12
 NOTES_SHARE = 0.06
 
@@ -247,7 +248,8 @@ def with_notes(lesson: Lesson, scene: Scene) -> Lesson:
 
 def draw_lesson(scene: Scene, rng: np.random.Generator, level: float) -> Lesson:
     """One question of the mixture."""
-    lesson = _ASKS[int(rng.choice(len(_ASKS), p=_SHARES / _SHARES.sum()))](scene, rng, level)
+    shares = _FIRST + (_LAST - _FIRST) * level
+    lesson = _ASKS[int(rng.choice(len(_ASKS), p=shares / shares.sum()))](scene, rng, level)
     if lesson.kind in ("rationale", "free-form"):
         return lesson
     if lesson.kind == "defined labels" and rng.random() < NOTES_SHARE:

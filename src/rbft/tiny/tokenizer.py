@@ -1,5 +1,7 @@
 """The embedded model's tokenizer: byte-level BPE over the clip world's texts, Qwen's special tokens and chat form."""
 
+import re
+
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -9,6 +11,7 @@ from rbft.tiny.tasks import LABEL_SETS, Scene, draw_lesson
 from rbft.tiny.world import sample_spec
 
 VOCABULARY = 832
+"""Rows of the word table, 13 x 64: the tokenizer learns at most as many tokens, the rest stays unused."""
 MAX_LENGTH = 8192
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -30,6 +33,7 @@ SPACE = "\u0120"
 """How byte-level BPE writes the space before a word."""
 WORD_TOKENS = ("<think>", "</think>", "<answer>", "</answer>")
 """Single tokens that are text: decoding keeps them."""
+_TAGS = re.compile("|".join(WORD_TOKENS))
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -57,7 +61,7 @@ def world_texts(num: int = 4000, seed: int = 0) -> list[str]:
     texts += ["user\n", "assistant\n", "system\n"] * 50
     for index in range(num):
         lesson = draw_lesson(Scene(sample_spec(rng), int(rng.integers(101))), rng, level=index / num)
-        texts += [lesson.prompt, lesson.answer]
+        texts += [lesson.prompt, *_TAGS.split(lesson.answer)]
     return texts
 
 

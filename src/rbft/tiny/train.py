@@ -24,7 +24,7 @@ from rbft.tiny.model import build_config, build_model, normalised, patchify, see
 from rbft.tiny.pool import Pool
 from rbft.tiny.schedule import Progress
 from rbft.tiny.tasks import Scene, level_at
-from rbft.tiny.tokenizer import SPACE, build_tokenizer, special_ids, world_texts
+from rbft.tiny.tokenizer import SPACE, VOCABULARY, build_tokenizer, special_ids, world_texts
 
 _TIMED_STEPS = 12
 _LOG_EVERY = 25
@@ -42,7 +42,7 @@ class Settings:
     vision_batch: int = 32
     language_batch: int = 16
     vision_rate: float = 1e-3
-    language_rate: float = 1.2e-3
+    language_rate: float = 1.5e-3
     late_vision_rate: float = 3e-4
     head_weight: float = 0.3
     mark_weight: float = 2.0
@@ -208,7 +208,7 @@ def pair_words(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedT
 def new_trainee(pool: Pool, seed: int) -> Trainee:
     """A fresh tokenizer, model, heads and probes."""
     tokenizer = build_tokenizer(world_texts())
-    model = build_model(build_config(len(tokenizer), special_ids(tokenizer)), seed)
+    model = build_model(build_config(VOCABULARY, special_ids(tokenizer)), seed)
     pair_words(model, tokenizer)
     width = model.config.text_config.hidden_size
     return Trainee(tokenizer, model, Heads(width), Probes(width), pool)
