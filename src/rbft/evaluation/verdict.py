@@ -168,29 +168,36 @@ def arm_report(
     sure = _confidence(runs, truth)
 
     def estimate(counted: bootstrap.Counted) -> Estimate:
-        found = bootstrap.spread(counted, resamples=resamples, seed=seed)
-        return Estimate(mean=found.mean, low=max(found.low, 0.0), high=min(found.high, 1.0), per_seed=found.per_seed)
-
-    def accuracy_estimate(given: Answers) -> Estimate:
-        found = estimate(bootstrap.accuracy_of(given))
-        if given.num_seeds > 1 and found.low < found.high:
-            return found
-        score = wilson(found.mean * given.num_clips, given.num_clips)
-        return Estimate(mean=found.mean, low=score.low, high=score.high, per_seed=found.per_seed)
+        return score_estimate(counted, resamples=resamples, seed=seed)
 
     return ArmReport(
         seeds=tuple(sorted(runs)),
         stages=tuple(stages),
         num_steps=num_steps,
-        accuracy=accuracy_estimate(answers),
+        accuracy=accuracy_estimate(answers, resamples=resamples, seed=seed),
         macro_f1=estimate(bootstrap.macro_f1_of(answers)),
         f1={label: estimate(bootstrap.f1_of(answers, label)) for label in present},
         confusion=counts.sum(axis=0).tolist(),
         calibration_error=None if sure is None else estimate(bootstrap.calibration_error_of(sure, answers.correct)),
         unreadable_rate=_unreadable(answers),
-        generated_accuracy=None if generated is None else accuracy_estimate(generated),
+        generated_accuracy=None if generated is None else accuracy_estimate(generated, resamples=resamples, seed=seed),
         generated_unreadable_rate=None if generated is None else _unreadable(generated),
     )
+
+
+def score_estimate(counted: bootstrap.Counted, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """A score from 0 to 1 with its bootstrap interval over clips and seeds."""
+    found = bootstrap.spread(counted, resamples=resamples, seed=seed)
+    return Estimate(mean=found.mean, low=max(found.low, 0.0), high=min(found.high, 1.0), per_seed=found.per_seed)
+
+
+def accuracy_estimate(answers: Answers, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Accuracy with its interval: Wilson's for one seed and where nothing varies, else the bootstrap's."""
+    found = score_estimate(bootstrap.accuracy_of(answers), resamples=resamples, seed=seed)
+    if answers.num_seeds > 1 and found.low < found.high:
+        return found
+    score = wilson(found.mean * answers.num_clips, answers.num_clips)
+    return Estimate(mean=found.mean, low=score.low, high=score.high, per_seed=found.per_seed)
 
 
 def f1_by_label(answers: Answers) -> dict[str, float | None]:
