@@ -278,6 +278,30 @@ def test_predict_refuses_what_is_no_clip_or_no_checkpoint(
     assert "no such folder; give the folder of a checkpoint" in capsys.readouterr().err
 
 
+def test_predict_names_every_missing_clip_before_anything_is_loaded(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is loaded")
+
+    monkeypatch.setattr("rbft.serving.predictor.read_card", loaded)
+    folder = next((finished / "checkpoints").iterdir())
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    names = [str(tmp_path / name) for name in ("gone.mp4", "empty.mp4", "also gone.mp4", ".")]
+    assert command("predict", str(folder), *names) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"rbft: {names[0]}: missing: there is no such file",
+        f"rbft: {names[1]}: empty: the file has no bytes",
+        f"rbft: {names[2]}: missing: there is no such file",
+        f"rbft: {tmp_path}: unreadable: a folder, not a file",
+    ]
+    assert command("predict", str(tmp_path / "nowhere"), names[0]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"rbft: {tmp_path / 'nowhere'}: no such folder; give the folder of a checkpoint that rbft trained",
+        f"rbft: {names[0]}: missing: there is no such file",
+    ]
+
+
 def test_a_changed_checkpoint_is_not_used(experiment: Path, finished: Path, tmp_path: Path) -> None:
     folder = next((finished / "checkpoints").iterdir())
     copy = tmp_path / "copy"
@@ -378,6 +402,21 @@ def test_check_agrees_with_a_run(yard: Path, capsys: pytest.CaptureFixture[str])
     assert {row["sampled_frames"] for row in rows} == {4}
     assert command("check", str(yard)) == 0
     assert command("check", str(yard), "--labels", "normal,abnormall") == 2
+
+
+def test_check_of_an_experiment_reads_as_its_run_does(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = write_experiment(tmp_path, yard, ("zero-shot",))
+    assert command("check", str(experiment), "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {(row["sampled_frames"], row["visual_tokens"]) for row in rows} == {(4, 2 * 3 * 3)}
+    assert command("check", str(experiment), "--json", "--fps", "4") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["sampled_frames"] for row in rows} == {8}
+    assert command("check", str(experiment), "--json", "--labels", "normal,odd") == 2
+    assert "rbft: fault: clips.csv: row 2: label " in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_python_api_runs_an_experiment(yard: Path, tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def check(
 ) -> None:
     """Read every clip once: readable? labels, splits, duplicates, leaks, frames and tokens per clip.
 
-    Exits with 0 where every clip can be used and, given labels, a run could start; with 2 where not. Options change what
-    an experiment file says.
+    Exits with 0 where every clip can be used and, given labels, a run could start; with 2 where not. Options change
+    what an experiment file says.
     """
     from rbft.clips.check import check as check_clips
     from rbft.clips.check import check_experiment, render_table, to_json_lines
@@ -100,6 +100,8 @@ def check(
         )
     if as_json:
         sys.stdout.write(to_json_lines(result))
+        said = [f"note: {note}" for note in result.notes] + [f"fault: {fault}" for fault in result.faults]
+        sys.stderr.writelines(f"rbft: {printable(line)}\n" for line in said)
     else:
         render_table(result, Console())
     raise typer.Exit(result.exit_code)

@@ -132,18 +132,24 @@ def publish(temporary: Path, folder: Path) -> None:
 
 def read_card(folder: Path) -> Card:
     """The card of a verified checkpoint, at the path where it lies now (a run can be moved); raises CheckpointError."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; give the folder of a checkpoint that rbft trained")
-    if (folder / "checkpoints").is_dir():
-        inside = ", ".join(sorted(f.name for f in (folder / "checkpoints").iterdir() if not f.name.startswith(".")))
-        raise CheckpointError(f"{folder}: a run directory; name one of its checkpoints: checkpoints/ holds {inside}")
-    if not (folder / CARD).is_file():
-        raise CheckpointError(
-            f"{folder}: no {CARD}: not a checkpoint that rbft trained, so it has no labels or prompts"
-        )
+    faults = checkpoint_faults(folder)
+    if faults:
+        raise CheckpointError(faults)
     verify(folder)
     card = _read(folder / CARD, Card)
     return card.model_copy(update={"checkpoint": card.checkpoint.model_copy(update={"path": str(folder)})})
+
+
+def checkpoint_faults(folder: Path) -> list[str]:
+    """Why a folder is no checkpoint, by its names alone: one line, or none. Nothing is read."""
+    if not folder.is_dir():
+        return [f"{folder}: no such folder; give the folder of a checkpoint that rbft trained"]
+    if (folder / "checkpoints").is_dir():
+        inside = ", ".join(sorted(f.name for f in (folder / "checkpoints").iterdir() if not f.name.startswith(".")))
+        return [f"{folder}: a run directory; name one of its checkpoints: checkpoints/ holds {inside}"]
+    if not (folder / CARD).is_file():
+        return [f"{folder}: no {CARD}: not a checkpoint that rbft trained, so it has no labels or prompts"]
+    return []
 
 
 def check_lineage(parent: Checkpoint, expected: Checkpoint) -> None:

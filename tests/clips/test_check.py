@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rbft.clips.check import CheckResult, check, render_table, to_json_lines
-from rbft.experiment import ClipLimits, Sampling
+from rbft.clips.check import CheckResult, check, check_experiment, render_table, to_json_lines
+from rbft.experiment import ClipLimits, Experiment, Sampling, load_experiment
 from rbft.records import Grid
 from videos import picture, write_clip
 
@@ -114,3 +114,54 @@ def test_many_good_clips_are_counted_not_all_shown(clip: Path, tmp_path: Path) -
     lines = "".join(json.dumps({"path": "clip.mp4", "start": i / 100, "end": 2}) + "\n" for i in range(45))
     (tmp_path / "clips.jsonl").write_text(lines)
     assert "and 5 more clips without a problem (--json lists all)" in table(checked(tmp_path / "clips.jsonl"))
+
+
+# -- as an experiment would ----------------------------------------------------------------------------------------
+
+
+def asked(folder: Path, *overrides: str) -> Experiment:
+    path = folder / "home.yaml"
+    path.write_text(f"clips: {json.dumps(str(folder))}\nmodel: owner/name\nworkers: 1\n")
+    return load_experiment(path, overrides)
+
+
+def test_an_experiments_clips_are_read_by_its_sampling_labels_limits_and_grid(folders: Path) -> None:
+    sampling = ("sampling.fps=8", "sampling.min_pixels=784", "sampling.max_pixels=784")
+    result = check_experiment(asked(folders, *sampling, "split.test_share=0.4"), Grid(patch_size=8, merge_size=1))
+    assert result.exit_code == 0
+    assert {i.plan.num_frames for i in result.inspections if i.plan} == {8}
+    assert {i.plan.width * i.plan.height for i in result.inspections if i.plan} == {24 * 32}
+    assert sorted(result.splits.values()).count("test") == 2
+    assert result.notes == ()
+    wrong = check_experiment(asked(folders, "labels=[still, moved]"), Grid())
+    assert wrong.exit_code == 2
+    assert "label 'moving' is not in the list; did you mean 'moved'?" in wrong.faults[0]
+    short = check_experiment(asked(folders, "limits.frames=5"), Grid())
+    assert {i.problem.reason for i in short.bad if i.problem} == {"too_long"}
+
+
+def test_a_model_that_is_not_here_is_a_note(folders: Path) -> None:
+    result = check_experiment(asked(folders), None)
+    assert result.exit_code == 0
+    assert result.notes == (
+        "model 'owner/name' is not on this machine yet: visual tokens are counted by the frame grid of Qwen2.5-VL",
+    )
+
+
+def test_bad_clips_that_an_experiment_leaves_out_do_not_stop_it(folders: Path, tmp_path: Path) -> None:
+    for path in folders.rglob("*.mp4"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "still" / "empty.mp4").touch()
+    assert check_experiment(asked(tmp_path), Grid()).exit_code == 2
+    result = check_experiment(asked(tmp_path, "on_bad_clip=leave-out"), Grid())
+    assert result.exit_code == 0
+    assert result.summary == "7 clips, 2 labels: a run could start without 1 of them."
+
+
+def test_an_experiment_without_a_label_cannot_run(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "clips.csv").write_text("path\na.mp4\n")
+    result = check_experiment(asked(tmp_path, f"clips={json.dumps(str(tmp_path / 'clips.csv'))}"), Grid())
+    assert result.exit_code == 2
+    assert result.faults == (f"{tmp_path / 'clips.csv'}: no clip has a label; fill a column named `label`",)

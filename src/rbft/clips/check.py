@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich import box
@@ -18,7 +18,7 @@ from rbft.clips.ingest import Inspection, duplicates, inspect_clips, splits_of
 from rbft.clips.manifest import Listing, Refused, Row, listing_of_files, read_manifest, show
 from rbft.clips.sources import MANIFEST_SUFFIXES, files_below, stranger_notes
 from rbft.clips.split import split_faults
-from rbft.experiment import ClipLimits, Sampling, SplitRule
+from rbft.experiment import ClipLimits, Experiment, Sampling, SplitRule
 from rbft.progress import Reporter
 from rbft.records import Grid, Split
 
@@ -36,6 +36,8 @@ class CheckResult:
     faults: tuple[str, ...]
     notes: tuple[str, ...]
     grid: Grid
+    leave_out: bool = False
+    """Whether a run would go on without the clips that are bad."""
 
     @property
     def bad(self) -> list[Inspection]:
@@ -45,13 +47,16 @@ class CheckResult:
     @property
     def exit_code(self) -> int:
         """0 where a run could start, 2 where it could not."""
-        return 2 if self.faults or self.bad or not self.inspections else 0
+        bad = bool(self.bad) and not self.leave_out
+        return 2 if self.faults or bad or len(self.bad) == len(self.inspections) else 0
 
     @property
     def summary(self) -> str:
         """One sentence."""
         listed = len(self.inspections) + len(self.listing.refused)
         clips = f"{listed} clip{'' if listed == 1 else 's'}"
+        if self.exit_code == 0 and self.bad:
+            return f"{clips}, {len(self.listing.labels)} labels: a run could start without {len(self.bad)} of them."
         if self.exit_code == 0:
             if not self.listing.labels:
                 return f"{clips}, no labels: every clip can be read."
@@ -71,8 +76,10 @@ def check(
     sampling: Sampling,
     grid: Grid,
     limits: ClipLimits,
+    split: SplitRule | None = None,
     workers: int = 0,
     allow_outside: bool = False,
+    leave_out: bool = False,
 ) -> CheckResult:
     """Read every clip of a manifest, a folder, or a single video, and find what would stop a run. Writes nothing."""
     listing = _listing(source, labels, allow_outside)
@@ -82,7 +89,7 @@ def check(
             listing, sampling=sampling, grid=grid, limits=limits, workers=workers, progress=advance
         )
     good = [i for i in inspections if i.problem is None]
-    splits = splits_of(good, SplitRule())
+    splits = splits_of(good, split or SplitRule())
     faults, notes = duplicates(good, splits)
     if any(i.row.label is not None for i in good):
         faults += split_faults([i.row for i in good], splits)
@@ -96,7 +103,32 @@ def check(
         faults=listing.faults + tuple(faults),
         notes=listing.notes + tuple(notes),
         grid=grid,
+        leave_out=leave_out,
     )
+
+
+def check_experiment(experiment: Experiment, grid: Grid | None) -> CheckResult:
+    """Check an experiment's clips as its run would read them; `grid` is its model's, None where it is not known."""
+    result = check(
+        Path(experiment.clips).expanduser(),
+        labels=experiment.labels,
+        sampling=experiment.sampling,
+        grid=grid or Grid(),
+        limits=experiment.limits,
+        split=experiment.split,
+        workers=experiment.workers,
+        allow_outside=experiment.allow_outside,
+        leave_out=experiment.on_bad_clip == "leave-out",
+    )
+    faults, notes = result.faults, result.notes
+    if not faults and not any(i.row.label for i in result.inspections if i.problem is None):
+        faults += (f"{experiment.clips}: no clip has a label; fill a column named `label`",)
+    if grid is None:
+        notes += (
+            f"model {experiment.model!r} is not on this machine yet: visual tokens are counted by the frame grid of "
+            "Qwen2.5-VL",
+        )
+    return replace(result, faults=faults, notes=notes)
 
 
 def _listing(source: Path, labels: Mapping[str, str], allow_outside: bool) -> Listing:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +129,17 @@ def check_file(path: Path) -> None:
         raise fail(path, "empty", "the file has no bytes")
     if not os.access(path, os.R_OK):
         raise fail(path, "unreadable", "no permission to read the file")
+
+
+def file_faults(paths: Iterable[Path]) -> list[str]:
+    """One line for each path that is not a regular file with bytes in it. No file is opened."""
+    faults = []
+    for path in paths:
+        try:
+            check_file(path)
+        except ClipError as error:
+            faults.append(str(error))
+    return faults
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:

@@ -43,11 +43,16 @@ def resolve(name_or_folder: str | Path, *, revision: str | None = None, allow_re
     if name == EMBEDDED:
         folder = Path(str(resources.files("rbft"))) / "tiny" / "checkpoint"
         return Source(name=name, folder=folder, revision=None)
+    if is_on_hub(name):
+        return _from_hub(name, revision, allow_remote_code)
     folder = Path(name_or_folder).expanduser()
-    if folder.exists() or name.startswith((".", "/", "~")):
-        _check_folder(folder, allow_remote_code)
-        return Source(name=name, folder=folder, revision=None)
-    return _from_hub(name, revision, allow_remote_code)
+    _check_folder(folder, allow_remote_code)
+    return Source(name=name, folder=folder, revision=None)
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether a name stands for a model of the Hugging Face hub, and not for a folder or the embedded model."""
+    return name != EMBEDDED and not Path(name).expanduser().exists() and not name.startswith((".", "/", "~"))
 
 
 def _check_folder(folder: Path, allow_remote_code: bool) -> None:

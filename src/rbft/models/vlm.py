@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as hf_logging
@@ -21,7 +23,7 @@ from rbft.clips.frames import Frames
 from rbft.errors import CheckpointError, UserError
 from rbft.models.family import Family, family_of
 from rbft.models.pixels import VisualInput, affine_to, patchify
-from rbft.models.sources import Source, resolve
+from rbft.models.sources import Source, is_on_hub, resolve
 from rbft.records import Clip, FramePlan, Grid
 
 VIDEO_TYPE = 2
@@ -291,6 +293,19 @@ def grid_of(source: Source, *, allow_remote_code: bool = False) -> Grid:
     """The frame grid of a checkpoint that was found already; raises CheckpointError where its family is unknown."""
     config = _config(source, allow_remote_code)
     return family_of(config, source.name).grid(config)
+
+
+def local_grid(name_or_folder: str, *, revision: str | None = None, allow_remote_code: bool = False) -> Grid | None:
+    """`load_grid` without network: None for a model of the hub whose configuration is not on this machine yet."""
+    if not is_on_hub(name_or_folder):
+        return load_grid(name_or_folder, allow_remote_code=allow_remote_code)
+    try:
+        found = try_to_load_from_cache(name_or_folder, "config.json", revision=revision)
+    except HFValidationError:  # no name at all: `resolve` says what is allowed before it asks the network
+        return load_grid(name_or_folder, revision=revision, allow_remote_code=allow_remote_code)
+    if not isinstance(found, str):
+        return None
+    return grid_of(Source(name_or_folder, Path(found).parent, revision), allow_remote_code=allow_remote_code)
 
 
 def default_device() -> torch.device:
