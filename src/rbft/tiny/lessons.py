@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from rbft.tiny.marks import KINDS, Mark, marks_of
+from rbft.tiny.marks import LAYERS, marks_of
 from rbft.tiny.model import MERGE, prefix_positions
 from rbft.tiny.tasks import Lesson, Scene, draw_lesson
 
@@ -31,7 +31,7 @@ _TRIES = 3
 class Packed:
     """Segments of a batch, padded at the right. All `[B, L]`: `ids`, `segment` (1, 2, …; 0 for padding), `place` (the
     position within the segment), `targets` (the next token where it is part of an answer, else -100), `weights`.
-    `marks` has for each kind `[N, 3]`: row, column, 1 where the word or clause there holds of the clip, else 0."""
+    `marks` has for each kind `[N, 3]`: row, column, and what is to be read there."""
 
     ids: Tensor
     segment: Tensor
@@ -45,12 +45,12 @@ class Packed:
 class Segment:
     """The ids of one question and its answer; the last `num_answer` are the answer with the end of the turn.
 
-    `marks` are places in `ids` with what holds there.
+    `marks` are a place in `ids`, the kind, and what is to be read there: 0 or 1, or the first token of a label.
     """
 
     ids: list[int]
     num_answer: int
-    marks: list[Mark]
+    marks: list[tuple[int, str, int]]
 
 
 def _tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -63,7 +63,9 @@ def segment_of(tokenizer: PreTrainedTokenizerFast, lesson: Lesson, words: Mappin
     answer = _tokens(tokenizer, lesson.answer + _END)
     ends = {end - 1: index for index, (_, end) in enumerate(question.offsets)}
     wanted = marks_of(lesson.prompt, words) if lesson.compares else []
-    marks = [Mark(ends[mark.place], mark.kind, mark.holds) for mark in wanted]
+    marks = [
+        (ends[m.place], m.kind, _tokens(tokenizer, m.label)[0] if m.kind == "label" else int(m.holds)) for m in wanted
+    ]
     return Segment([*question.ids, *answer], len(answer), marks)
 
 
@@ -94,7 +96,7 @@ def pack(rows: list[list[Segment]], pad_id: int) -> Packed:
     ids = torch.full(shape, pad_id)
     segments, place = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     targets, weights = torch.full(shape, _NO_TARGET), torch.zeros(shape)
-    marks: dict[str, list[tuple[int, int, int]]] = {kind: [] for kind in KINDS}
+    marks: dict[str, list[tuple[int, int, int]]] = {kind: [] for kind in LAYERS}
     for index, row in enumerate(rows):
         start = 0
         for number, segment in enumerate(row, start=1):
@@ -104,8 +106,8 @@ def pack(rows: list[list[Segment]], pad_id: int) -> Packed:
             place[index, start:stop] = torch.arange(len(segment.ids))
             targets[index, stop - count - 1 : stop - 1] = ids[index, stop - count : stop]
             weights[index, stop - count - 1 : stop - 1] = count**-0.5
-            for mark in segment.marks:
-                marks[mark.kind].append((index, start + mark.place, int(mark.holds)))
+            for where, kind, value in segment.marks:
+                marks[kind].append((index, start + where, value))
             start = stop
     held = {kind: torch.tensor(found, dtype=torch.long).reshape(-1, 3) for kind, found in marks.items()}
     return Packed(ids, segments, place, targets, weights, held)

@@ -2,38 +2,42 @@
 
 A prompt such as `alarm: a dog. ok: anything else.` asks the model to compare its words with the clip, to join them
 into clauses and to find the clause that holds. An answer is one bit for all of that, and learning from answers alone
-stayed at chance. So a probe reads each of these small results where it should arise: a word after the second layer, a
-clause after the third. The probes are thrown away after training.
+stayed at chance. So each of these small results is asked for where it should arise: whether a word holds after the
+second layer, whether a clause holds and which label it stands for after the third. Probes read the first two and are
+thrown away after training; the label is read by the model's own word table.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from rbft.tiny.language import LABEL_PROMPT
 from rbft.tiny.world import DIMENSIONS
 
-KINDS = ("word", "clause")
-LAYERS = {"word": 2, "clause": 3}
-"""After which layer a probe reads."""
+LAYERS = {"word": 2, "clause": 3, "label": 3}
+"""The kinds of marks, and after which layer each is read."""
 
 _DIMENSION = {word: name for name, words in DIMENSIONS.items() for word in words}
 _WORD = re.compile(rf"\b({'|'.join(sorted(_DIMENSION, key=len, reverse=True))})\b")
 _QUESTION = LABEL_PROMPT.split("{")[0]
+_ITEM = re.compile(r"(\S+): ([^.]+)\.")
 _CLAUSE = re.compile(r"(?:(?<=: )|(?<=, )|(?<= or )|(?<=Is it )).+?(?=, | or |[.?])")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """`place` is the index of the last character of the word or clause in its text."""
+    """`place` is the index of the last character of a word or clause; `label` is what the clause stands for.
+
+    `holds` belongs to the kinds `word` and `clause`, `label` to the kind `label`.
+    """
 
     place: int
     kind: str
-    holds: bool
+    holds: bool = False
+    label: str = ""
 
 
 def marks_of(text: str, words: Mapping[str, str]) -> list[Mark]:
@@ -43,8 +47,12 @@ def marks_of(text: str, words: Mapping[str, str]) -> list[Mark]:
     """
     start = max(text.find(_QUESTION), 0)
     found = [Mark(match.end() - 1, "word", _holds(match[0], words)) for match in _WORD.finditer(text, start)]
-    clauses = [match for match in _CLAUSE.finditer(text, start) if _WORD.search(match[0])]
-    return found + [Mark(match.end() - 1, "clause", _holds(match[0], words)) for match in clauses]
+    clauses = list(_CLAUSE.finditer(text, start))
+    found += [Mark(m.end() - 1, "clause", _holds(m[0], words)) for m in clauses if _WORD.search(m[0])]
+    for item in _ITEM.finditer(text, start):
+        inside = [match for match in clauses if item.start(2) <= match.start() < item.end()]
+        found += [Mark(match.end() - 1, "label", label=item[1]) for match in inside]
+    return found
 
 
 def _holds(clause: str, words: Mapping[str, str]) -> bool:
@@ -53,12 +61,12 @@ def _holds(clause: str, words: Mapping[str, str]) -> bool:
 
 
 class Probes(nn.Module):
-    """One linear yes or no a kind of mark. They start at zero, so they say nothing at first."""
+    """Yes or no for a word and for a clause, one linear layer each; zero at the start, so they say nothing at first."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
-        self.read = nn.ModuleDict({kind: nn.Linear(hidden_size, 1) for kind in KINDS})
+        self.read = nn.ModuleDict({kind: nn.Linear(hidden_size, 1) for kind in ("word", "clause")})
         for layer in self.read.values():
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
@@ -68,19 +76,27 @@ class Probes(nn.Module):
         return self.read[kind](self.norm(hidden))[:, 0]
 
 
-def mark_loss(probes: Probes, states: tuple[Tensor, ...], marks: Mapping[str, Tensor]) -> tuple[Tensor, float]:
-    """Mean cross entropy over the kinds, and the share of marks read right.
+def mark_loss(
+    probes: Probes,
+    speak: Callable[[Tensor], Tensor],
+    states: tuple[Tensor, ...],
+    marks: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, float]]:
+    """Sum over the kinds of the mean cross entropy, and the share of marks read right by kind.
 
-    `states` are the hidden states `[B, S, H]` before the first layer and after each; `marks[kind]` is `[N, 3]`: row,
-    place, 0 or 1.
+    `speak` turns hidden states `[N, H]` into logits over the vocabulary; `states` are the hidden states `[B, S, H]`
+    before the first layer and after each; `marks[kind]` is `[N, 3]`: row, place, and 0 or 1 or a label's first token.
     """
-    losses, right, count = [], 0.0, 0
+    loss, right = states[0].new_zeros(()), {}
     for kind, where in marks.items():
         if not len(where):
             continue
-        logits = probes(states[LAYERS[kind]][where[:, 0], where[:, 1]], kind)
-        losses.append(binary_cross_entropy_with_logits(logits, where[:, 2].float()))
-        right += float(((logits > 0) == (where[:, 2] > 0)).float().sum())
-        count += len(where)
-    loss = torch.stack(losses).mean() if losses else states[0].new_zeros(())
-    return loss, right / max(1, count)
+        hidden, wanted = states[LAYERS[kind]][where[:, 0], where[:, 1]], where[:, 2]
+        if kind == "label":
+            logits = speak(hidden)
+            loss, said = loss + cross_entropy(logits, wanted), logits.argmax(-1)
+        else:
+            logits = probes(hidden, kind)
+            loss, said = loss + binary_cross_entropy_with_logits(logits, wanted.float()), (logits > 0).long()
+        right[kind] = float((said == wanted).float().mean())
+    return loss, right

@@ -45,9 +45,9 @@ class Settings:
     language_rate: float = 1.5e-3
     late_vision_rate: float = 3e-4
     head_weight: float = 0.3
-    mark_weight: float = 2.0
+    mark_weight: float = 1.0
     save_every_seconds: float = 240.0
-    tokens_per_clip: int = 150
+    tokens_per_clip: int = 130
 
 
 @dataclass
@@ -63,6 +63,10 @@ class Trainee:
 
     def __post_init__(self) -> None:
         self.targets = torch.from_numpy(self.pool.targets())
+
+    def speak(self, hidden: Tensor) -> Tensor:
+        """Hidden states `[N, H]` between layers to logits over the vocabulary."""
+        return self.model.lm_head(self.model.model.language_model.norm(hidden))
 
     def modules(self) -> dict[str, nn.Module]:
         """What has parameters, by the name it is saved under."""
@@ -111,9 +115,9 @@ def language_loss(trainee: Trainee, settings: Settings, step: int, total: int) -
     tokens = see(trainee.model.model.visual, patches, grid)
     loss, right, states = answer_loss(trainee.model, trainee.tokenizer, tokens, grid, packed)
     heads = head_loss(trainee.heads(tokens), trainee.targets[rows])
-    marks, marked = mark_loss(trainee.probes, states, packed.marks)
-    notes = {"answers": float(loss.detach()), "tokens": float(right), "heads": float(heads.detach()), "marks": marked}
-    return loss + settings.head_weight * heads + settings.mark_weight * marks, notes | {"level": level}
+    marks, marked = mark_loss(trainee.probes, trainee.speak, states, packed.marks)
+    notes = {"answers": float(loss.detach()), "tokens": float(right), "heads": float(heads.detach()), "level": level}
+    return loss + settings.head_weight * heads + settings.mark_weight * marks, notes | marked
 
 
 def vision_optimizer(trainee: Trainee, settings: Settings) -> AdamW:
