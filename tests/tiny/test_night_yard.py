@@ -11,10 +11,21 @@ import av
 import numpy as np
 import pytest
 
+from rbft.errors import UserError
+from rbft.experiment import load_experiment
 from rbft.tiny import night_yard
+from rbft.tiny.demo import EXPERIMENT
 from rbft.tiny.language import parse_description
-from rbft.tiny.night_yard import LABEL_DEFINITIONS, label_of, label_of_words, sample_yard_spec, write_night_yard
+from rbft.tiny.night_yard import (
+    LABEL_DEFINITIONS,
+    YardDials,
+    label_of,
+    label_of_words,
+    sample_yard_spec,
+    write_night_yard,
+)
 from rbft.tiny.world import DIMENSIONS, SceneSpec
+from rbft.tiny.yard_pool import RenderError
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +76,7 @@ def test_writing_again_does_nothing_and_other_settings_write(yard: Path, tmp_pat
     clip = tmp_path / "clips" / "train-00000.mp4"
     same = clip.read_bytes()
     assert same == (yard / "clips" / "train-00000.mp4").read_bytes()
-    write_night_yard(tmp_path, num_train=2, num_test=1, severity=1.0)
+    write_night_yard(tmp_path, YardDials(severity=1.0), num_train=2, num_test=1)
     assert clip.read_bytes() != same
     assert not list(tmp_path.rglob(".*"))
 
@@ -106,9 +117,89 @@ def test_the_rule(subject: str, action: str, scene: str, label: str) -> None:
     assert set(LABEL_DEFINITIONS) == {"normal", "abnormal"}
 
 
-def test_negative_counts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must be 0 or more"):
-        write_night_yard(tmp_path, num_train=-1, num_test=1)
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "clips").iterdir()}
+
+
+def test_sizes_of_one_yard_share_their_clips(yard: Path, tmp_path: Path) -> None:
+    small = write_night_yard(tmp_path, num_train=2, num_test=2, manifest="clips-2.csv")
+    assert small.name == "clips-2.csv"
+    before, text = stamps(tmp_path), small.read_bytes()
+    large = write_night_yard(tmp_path, num_train=4, num_test=2)
+    assert {name: stamp for name, stamp in stamps(tmp_path).items() if name in before} == before
+    assert sorted(set(stamps(tmp_path)) - set(before)) == ["train-00002.mp4", "train-00003.mp4"]
+    assert small.read_bytes() == text
+    lines = large.read_text(encoding="utf-8").splitlines()
+    assert text.decode().splitlines() == lines[:3] + lines[5:]
+    assert lines == [*(yard / "clips.csv").read_text(encoding="utf-8").splitlines()[:5], *lines[5:]]
+
+
+def test_a_lost_clip_is_rendered_again_and_no_other(tmp_path: Path) -> None:
+    manifest = write_night_yard(tmp_path, num_train=2, num_test=1)
+    lost = tmp_path / "clips" / "train-00001.mp4"
+    kept, text = lost.read_bytes(), manifest.read_bytes()
+    before = stamps(tmp_path)
+    lost.unlink()
+    write_night_yard(tmp_path, num_train=2, num_test=1)
+    after = stamps(tmp_path)
+    assert {name for name in before if before[name] != after[name]} == {"train-00001.mp4"}
+    assert (lost.read_bytes(), manifest.read_bytes()) == (kept, text)
+
+
+def test_another_yard_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("path\n", encoding="utf-8")
+    write_night_yard(tmp_path, num_train=3, num_test=1, manifest="three.csv")
+    write_night_yard(tmp_path, YardDials(rule="two"), num_train=1, num_test=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "clips", "clips.csv", "mine.csv", "night-yard.json", "night-yard.jsonl",
+    ]  # fmt: skip
+    assert sorted(stamps(tmp_path)) == ["test-00000.mp4", "train-00000.mp4"]
+
+
+def test_a_script_needs_no_main_guard_and_processes_give_the_same_files(yard: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom rbft.tiny.night_yard import write_night_yard\n"
+        "print(write_night_yard(Path('here'), num_train=22, num_test=2, workers=2))\n",
+        encoding="utf-8",
+    )
+    for start in ([str(script)], ["-"]):
+        ran = subprocess.run(
+            [sys.executable, *start], input=script.read_text(), cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert (ran.stdout, ran.stderr) == (str(Path("here", "clips.csv")) + "\n", "")
+    for name in ("train-00008.mp4", "test-00001.mp4"):
+        assert (tmp_path / "here" / "clips" / name).read_bytes() == (yard / "clips" / name).read_bytes()
+    assert len(rows_of(tmp_path / "here")) == 24
+
+
+def test_a_child_that_ends_early_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "clips" / "train-00000.mp4").mkdir(parents=True)
+    with pytest.raises(RenderError) as caught:
+        write_night_yard(tmp_path, num_train=24, num_test=0, workers=2)
+    assert str(caught.value) == (
+        "clips/train-00000.mp4: the process that renders it ended with exit code 1; what it said stands above. "
+        "Run again to go on with the clips that are missing; with workers=1 nothing is hidden"
+    )
+    assert "IsADirectoryError" in capfd.readouterr().err
+
+
+def test_the_demo_asks_for_the_labels_of_its_clips() -> None:
+    asked = load_experiment(EXPERIMENT)
+    assert asked.labels == LABEL_DEFINITIONS
+    assert asked.domain == night_yard.PERSONA
+
+
+def test_counts_seed_and_manifest_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        write_night_yard(tmp_path / "new", num_train=-1, num_test=1, num_unlabelled=-2, seed=-3, manifest="a/b.csv")
+    assert caught.value.faults == [
+        "num_train is -1; give 0 or more",
+        "num_unlabelled is -2; give 0 or more",
+        "seed is -3; give 0 or more",
+        "manifest is 'a/b.csv'; give a file name that ends with .csv, without a folder",
+    ]
+    assert not (tmp_path / "new").exists()
 
 
 def test_clips_need_no_torch() -> None:

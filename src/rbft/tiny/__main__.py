@@ -1,23 +1,21 @@
-"""`python -m rbft.tiny`: train the embedded model, evaluate it, write its clips."""
+"""`python -m rbft.tiny`: train the embedded model, evaluate it, write its clips. Torch is loaded where it is used."""
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-import torch
-
+from rbft.errors import RbftError
 from rbft.tiny import CHECKPOINT, night_yard
-from rbft.tiny.checkpoint import load_checkpoint, save_checkpoint
-from rbft.tiny.evaluate import Results, evaluate
-from rbft.tiny.pool import open_pool
-from rbft.tiny.report import model_card
-from rbft.tiny.train import Settings, train
+from rbft.tiny.shift import severity_of
 
 _VISION_SHARE = 0.36
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rbft.tiny", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m rbft.tiny", description="Train the embedded model, evaluate it, write its clips."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     learn = commands.add_parser("train", help="train a model from scratch and save it as a Hugging Face folder")
     learn.add_argument(
@@ -44,12 +42,37 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--unlabelled", type=int, default=0, help="clips without a label (default: 0)")
     draw.add_argument("--seed", type=int, default=0, help="default: 0")
     draw.add_argument(
-        "--severity", type=float, default=night_yard.DEFAULT_SEVERITY, help="of the domain shift, 0 to 1.5"
+        "--manifest", default="clips.csv", help="its name; several sizes share clips (default: clips.csv)"
     )
+    _add_dials(draw)
     return parser
 
 
+def _add_dials(draw: argparse.ArgumentParser) -> None:
+    steps = ", ".join(night_yard.SEVERITIES)
+    default = night_yard.YardDials()
+    draw.add_argument("--severity", default="medium", help=f"domain shift: {steps}, or 0 to 1.5 (default: medium)")
+    draw.add_argument(
+        "--rule", default=default.rule, help="dimensions that the labels go over: attribute, two or three (the default)"
+    )
+    draw.add_argument("--labels", default=default.labels, help="two, or three at 65, 26 and 9 %% (default: two)")
+    draw.add_argument(
+        "--balance", type=float, help="share of clips that are not normal (default: 0.5; with three labels 0.35)"
+    )
+    draw.add_argument(
+        "--distractor", type=float, default=0.0, help="share of training clips in which it tells the label (default: 0)"
+    )
+    draw.add_argument("--distractor-on", default=default.distractor_on, help="lamps (the default) or light")
+
+
 def _train(args: argparse.Namespace) -> None:
+    import torch
+
+    from rbft.tiny.checkpoint import save_checkpoint
+    from rbft.tiny.pool import open_pool
+    from rbft.tiny.report import model_card
+    from rbft.tiny.train import Settings, train
+
     torch.set_num_threads(args.threads)
     pool = open_pool(args.out / "pool", args.clips, args.seed)
     minutes = args.minutes
@@ -63,6 +86,9 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from rbft.tiny.checkpoint import load_checkpoint
+    from rbft.tiny.evaluate import Results, evaluate
+
     model, processor = load_checkpoint(args.checkpoint)
     results: Results = evaluate((model, processor.tokenizer), args.clips, args.severity)
     for title, rows in results.items():
@@ -75,15 +101,29 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _render(args: argparse.Namespace) -> None:
-    path = night_yard.write_night_yard(
-        args.out,
-        num_train=args.train,
-        num_test=args.test,
-        num_unlabelled=args.unlabelled,
-        seed=args.seed,
-        severity=args.severity,
-    )
-    print(path)
+    """Write the clips, then print the lines that an experiment file needs. A fault of the user is exit code 2."""
+    try:
+        dials = night_yard.YardDials(
+            severity=severity_of(args.severity),
+            rule=args.rule,
+            labels=args.labels,
+            balance=args.balance,
+            distractor=args.distractor,
+            distractor_on=args.distractor_on,
+        )
+        path = night_yard.write_night_yard(
+            args.out,
+            dials,
+            num_train=args.train,
+            num_test=args.test,
+            num_unlabelled=args.unlabelled,
+            seed=args.seed,
+            manifest=args.manifest,
+        )
+    except RbftError as error:
+        print("\n".join(f"rbft.tiny: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    print(night_yard.experiment_lines(path, dials), end="")
 
 
 def main() -> None:

@@ -1,203 +1,172 @@
 """The night yard: labelled clips from a few infrared cameras around a house, as real H.264 files with a manifest.
 
-The labels follow a rule over subject, action and scene together, so no single attribute gives them away. The clips are
-the general world's, seen through `Shift`.
+The labels follow a rule over subject, action and scene together, so no single attribute gives them away; the clips are
+the general world's, seen through `Shift`. `YardDials` turns either.
 """
 
 import csv
-import hashlib
-import json
-import multiprocessing
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+import io
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
-import av
-import numpy as np
+import yaml
+from pydantic import ValidationError
 
-from rbft.tiny.language import describe, words_of
-from rbft.tiny.shift import Shift
-from rbft.tiny.world import CLIP_SECONDS, DIMENSIONS, SceneSpec, render
+from rbft.clips.pool import available_processors
+from rbft.errors import UserError
+from rbft.files import JsonlAppender, read_jsonl, write_record, write_text
+from rbft.records import Record, fingerprint
+from rbft.tiny.language import words_of
+from rbft.tiny.shift import SEVERITIES
+from rbft.tiny.world import SceneSpec
+from rbft.tiny.yard_clips import (
+    CRF,
+    DEFAULT_DIALS,
+    YardClip,
+    YardRow,
+    frame_seconds,
+    plan_yard,
+    sample_yard_spec,
+    write_clip,
+    yard_frames,
+)
+from rbft.tiny.yard_dials import YardDials
+from rbft.tiny.yard_pool import render_rows
+
+__all__ = [
+    "DEFAULT_SEVERITY",
+    "LABELS",
+    "LABEL_DEFINITIONS",
+    "PERSONA",
+    "SEVERITIES",
+    "YardClip",
+    "YardDials",
+    "experiment_lines",
+    "frame_seconds",
+    "label_of",
+    "label_of_words",
+    "plan_yard",
+    "sample_yard_spec",
+    "write_clip",
+    "write_night_yard",
+    "yard_frames",
+]
 
 PERSONA = "Night Yard Security Expert"
-LABELS = ("normal", "abnormal")
-LABEL_DEFINITIONS: dict[str, str] = {
-    "normal": "anything else",
-    "abnormal": "a bear, anything falling, a person climbing or a truck in the garden",
-}
-DEFAULT_SEVERITY = 0.5
-SIDE = 168
-FRAMES_PER_SECOND = 8
+LABELS = DEFAULT_DIALS.label_rule.labels
+LABEL_DEFINITIONS: dict[str, str] = DEFAULT_DIALS.label_rule.definitions
+DEFAULT_SEVERITY = DEFAULT_DIALS.severity
 _VERSION = 2
-_CRF = 20
-_GROUPS = {"train": 8, "test": 4, "unlabelled": 4}
-_FIELDS = ("path", "label", "split", "group", "boxes", "rationale")
-_FINGERPRINT = "night-yard.json"
+_NOTE, _ROWS = "night-yard.json", "night-yard.jsonl"
 
 
-def label_of_words(words: Mapping[str, str]) -> str:
-    """The rule behind `LABEL_DEFINITIONS`, on the words of a description."""
-    subject, action, scene = words["subject"], words["action"], words["scene"]
-    abnormal = (
-        subject == "bear"
-        or action == "falling"
-        or (subject == "person" and action == "climbing")
-        or (subject == "truck" and scene == "garden")
-    )
-    return "abnormal" if abnormal else "normal"
+def label_of_words(words: Mapping[str, str], dials: YardDials = DEFAULT_DIALS) -> str:
+    """The rule behind the definitions of the labels, on the words of a description."""
+    return dials.label_rule.label_of(words)
 
 
-def label_of(spec: SceneSpec) -> str:
+def label_of(spec: SceneSpec, dials: YardDials = DEFAULT_DIALS) -> str:
     """The true label of a clip."""
-    return label_of_words(words_of(spec))
+    return label_of_words(words_of(spec), dials)
 
 
-_Kinds = tuple[tuple[float, dict[str, str]], ...]
-_ABNORMAL_SHARE = 0.5
-# Kinds of abnormal clips, their shares, and what is fixed in each.
-_ABNORMAL: _Kinds = (
-    (0.30, {"subject": "bear"}),
-    (0.22, {"action": "falling"}),
-    (0.26, {"subject": "person", "action": "climbing"}),
-    (0.22, {"subject": "truck", "scene": "garden"}),
-)
-# Normal clips that share one attribute with an abnormal kind, so that the rule needs both.
-_NEAR: _Kinds = (
-    (0.28, {"subject": "person"}),
-    (0.22, {"action": "climbing"}),
-    (0.18, {"subject": "truck"}),
-    (0.14, {"scene": "garden"}),
-    (0.18, {}),
-)
+def experiment_lines(manifest: Path, dials: YardDials = DEFAULT_DIALS) -> str:
+    """The lines of an experiment file that name these clips, their domain and what the labels mean, as YAML."""
+    lines = {"clips": str(manifest), "domain": PERSONA, "labels": dials.label_rule.definitions}
+    return yaml.safe_dump(lines, sort_keys=False, allow_unicode=True, width=1_000)
 
 
-def sample_yard_spec(rng: np.random.Generator) -> SceneSpec:
-    """A spec of the yard: half of them abnormal, the normal ones near misses."""
-    wanted = "abnormal" if rng.random() < _ABNORMAL_SHARE else "normal"
-    kinds = _ABNORMAL if wanted == "abnormal" else _NEAR
-    fixed = kinds[int(rng.choice(len(kinds), p=[share for share, _ in kinds]))][1]
-    while True:
-        words = {name: str(rng.choice(values)) for name, values in DIMENSIONS.items()} | fixed
-        lamps, sign = int(rng.integers(0, 3)), f"{rng.integers(0, 100):02d}" if rng.random() < 0.2 else ""
-        spec = SceneSpec(**words, lamps=lamps, sign=sign, seed=int(rng.integers(0, 2**31)))
-        if label_of(spec) == wanted:
-            return spec
+class _Note(Record):
+    """What a folder holds: one yard, and the manifests that were written of it."""
 
-
-@dataclass(frozen=True)
-class YardClip:
-    """One clip to write: where, what, from which camera."""
-
-    path: str
-    spec: SceneSpec
-    split: str
-    group: str
-    noise_seed: int
-
-
-def plan_yard(num_train: int, num_test: int, num_unlabelled: int, seed: int) -> list[YardClip]:
-    """Every clip of a set; a camera belongs to one split."""
-    clips = []
-    for split, count in (("train", num_train), ("test", num_test), ("unlabelled", num_unlabelled)):
-        rng = np.random.default_rng([seed, len(split), 31])
-        for index in range(count):
-            camera = f"camera-{split}-{index % _GROUPS[split] + 1}"
-            spec = sample_yard_spec(rng)
-            clips.append(YardClip(f"clips/{split}-{index:05d}.mp4", spec, split, camera, int(rng.integers(2**31))))
-    return clips
-
-
-def frame_seconds() -> list[float]:
-    """The times of a file's frames."""
-    return [index / FRAMES_PER_SECOND for index in range(round(CLIP_SECONDS * FRAMES_PER_SECOND))]
-
-
-def yard_frames(clip: YardClip, severity: float, seconds: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The clip as its camera sees it: frames uint8 `[T, 168, 168, 3]` and true boxes `[T, 4]`."""
-    frames, boxes = render(clip.spec, seconds, SIDE)
-    return Shift(severity).apply(frames, np.random.default_rng(clip.noise_seed)), boxes
-
-
-def write_clip(path: Path, frames: np.ndarray) -> None:
-    """Encodes uint8 `[T, S, S, 3]` as H.264 beside `path`, then renames; the same frames give the same bytes."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    with av.open(str(temporary), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.time_base = Fraction(1, FRAMES_PER_SECOND)
-        stream.options = {"crf": str(_CRF), "preset": "superfast", "threads": "1"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-    temporary.replace(path)
-
-
-def _write_one(task: tuple[str, YardClip, float]) -> dict[str, str]:
-    folder, clip, severity = task
-    seconds = frame_seconds()
-    frames, boxes = yard_frames(clip, severity, seconds)
-    write_clip(Path(folder) / clip.path, frames)
-    marks = [{"t": t, "box": [round(float(x), 4) for x in box]} for t, box in zip(seconds, boxes, strict=True)]
-    return {
-        "path": clip.path,
-        "label": "" if clip.split == "unlabelled" else label_of(clip.spec),
-        "split": "test" if clip.split == "test" else "train",
-        "group": clip.group,
-        "boxes": json.dumps(marks),
-        "rationale": describe(clip.spec),
-    }
-
-
-def _fingerprint(clips: list[YardClip], severity: float) -> str:
-    text = json.dumps([_VERSION, severity, _CRF, [asdict(clip) for clip in clips]], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    fingerprint: str
+    dials: YardDials
+    seed: int
+    manifests: tuple[str, ...] = ()
 
 
 def write_night_yard(
     folder: Path,
+    dials: YardDials = DEFAULT_DIALS,
     *,
     num_train: int,
     num_test: int,
     num_unlabelled: int = 0,
     seed: int = 0,
-    severity: float = DEFAULT_SEVERITY,
+    manifest: str = "clips.csv",
     workers: int | None = None,
 ) -> Path:
-    """Writes `clips/*.mp4` and `clips.csv` into `folder` and returns the path of `clips.csv`.
+    """Writes `clips/*.mp4` and a manifest into `folder` and returns the manifest's path.
 
     Columns: path, label, split, group, boxes (JSON: seconds, and x0, y0, x1, y1 in 0..1) and rationale (the renderer's
-    truth). Unlabelled clips belong to train and have an empty label. A folder that holds the same set already is left
-    as it is. About 90 ms a clip and process.
+    truth). Unlabelled clips belong to train and have an empty label.
+
+    A folder holds one yard: dials and a seed. Clips that are there already, from a smaller, larger or interrupted set,
+    are not rendered again, and manifests of several sizes may share them. Other dials or another seed replace the yard,
+    with its manifests. About 90 ms a clip and process. Raises UserError, StoreError or RenderError.
     """
-    if min(num_train, num_test, num_unlabelled) < 0:
-        raise ValueError("num_train, num_test and num_unlabelled must be 0 or more")
-    clips = plan_yard(num_train, num_test, num_unlabelled, seed)
-    print_of_set = _fingerprint(clips, severity)
-    manifest, note = folder / "clips.csv", folder / _FINGERPRINT
-    if note.is_file() and manifest.is_file() and json.loads(note.read_text())["fingerprint"] == print_of_set:
-        return manifest
-    (folder / "clips").mkdir(parents=True, exist_ok=True)
-    note.unlink(missing_ok=True)
-    rows = _write_all([(str(folder), clip, severity) for clip in clips], workers)
-    _replace_text(manifest, rows)
-    note.write_text(json.dumps({"fingerprint": print_of_set, "severity": severity, "seed": seed, "clips": len(rows)}))
-    return manifest
+    _refuse(num_train, num_test, num_unlabelled, seed, manifest)
+    note = _opened(folder, dials, seed)
+    clips = plan_yard(num_train, num_test, num_unlabelled, seed, dials)
+    known = {row.path: row for row in read_jsonl(folder / _ROWS, YardRow)} if (folder / _ROWS).is_file() else {}
+    missing = [clip for clip in clips if clip.path not in known or not (folder / clip.path).is_file()]
+    if missing:
+        (folder / "clips").mkdir(exist_ok=True)
+        workers = workers or min(available_processors(), 8)
+        with JsonlAppender(folder / _ROWS) as rows, closing(render_rows(folder, missing, dials, workers)) as rendered:
+            for row in rendered:
+                rows.append([row])
+                known[row.path] = row
+    path = folder / manifest
+    text = _csv([known[clip.path] for clip in clips])
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    if manifest not in note.manifests:
+        write_record(folder / _NOTE, note.model_copy(update={"manifests": (*note.manifests, manifest)}))
+    return path
 
 
-def _write_all(tasks: list[tuple[str, YardClip, float]], workers: int | None) -> list[dict[str, str]]:
-    workers = workers or min(os.cpu_count() or 1, 8)
-    if workers == 1 or len(tasks) < 24:
-        return [_write_one(task) for task in tasks]
-    with multiprocessing.get_context("spawn").Pool(workers) as processes:
-        return processes.map(_write_one, tasks, chunksize=8)
+def _refuse(num_train: int, num_test: int, num_unlabelled: int, seed: int, manifest: str) -> None:
+    counts = {"num_train": num_train, "num_test": num_test, "num_unlabelled": num_unlabelled, "seed": seed}
+    faults = [f"{name} is {value}; give 0 or more" for name, value in counts.items() if value < 0]
+    if Path(manifest).name != manifest or not manifest.endswith(".csv") or manifest.startswith("."):
+        faults.append(f"manifest is {manifest!r}; give a file name that ends with .csv, without a folder")
+    if faults:
+        raise UserError(faults)
 
 
-def _replace_text(path: Path, rows: list[dict[str, str]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
+def _opened(folder: Path, dials: YardDials, seed: int) -> _Note:
+    """The note of this yard's folder. What another yard left there is removed, the manifests first."""
+    wanted = _Note(fingerprint=fingerprint("night-yard", _VERSION, CRF, asdict(dials), seed), dials=dials, seed=seed)
+    path, rows = folder / _NOTE, folder / _ROWS
+    found = _read_note(path)
+    if found is not None and found.fingerprint == wanted.fingerprint:
+        return found
+    for name in found.manifests if found is not None else ():
+        (folder / name).unlink(missing_ok=True)
+    if rows.is_file():
+        for row in read_jsonl(rows, YardRow):
+            (folder / row.path).unlink(missing_ok=True)
+        rows.unlink()
+    write_record(path, wanted)
+    return wanted
+
+
+def _read_note(path: Path) -> _Note | None:
+    """The note, or None where there is none of this version."""
+    if not path.is_file():
+        return None
+    try:
+        return _Note.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None
+
+
+def _csv(rows: list[YardRow]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(YardRow.model_fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.model_dump() for row in rows)
+    return text.getvalue()

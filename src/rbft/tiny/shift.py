@@ -5,9 +5,25 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from rbft.errors import UserError
 from rbft.tiny.backdrops import digits
 
+SEVERITIES: dict[str, float] = {"faint": 0.2, "mild": 0.35, "medium": 0.5, "strong": 0.65, "severe": 0.8}
+"""Five named steps of the dial."""
+
+MAX_SEVERITY = 1.5
 _INFRARED = np.asarray([0.90, 1.06, 0.94], np.float32)
+
+
+def severity_of(text: str) -> float:
+    """The severity that a word of `SEVERITIES` or a number names; raises UserError for anything else."""
+    if text in SEVERITIES:
+        return SEVERITIES[text]
+    try:
+        return float(text)
+    except ValueError:
+        steps = ", ".join(f"{name} ({value:g})" for name, value in SEVERITIES.items())
+        raise UserError(f"severity is {text!r}; give {steps}, or a number from 0 to {MAX_SEVERITY}") from None
 
 
 def _speckle(num_frames: int, side: int, rng: np.random.Generator) -> np.ndarray:
@@ -34,8 +50,8 @@ class Shift:
     overlay: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.severity <= 1.5:
-            raise ValueError(f"severity is {self.severity}; allowed: 0 (none) to 1.5")
+        if not 0 <= self.severity <= MAX_SEVERITY:
+            raise ValueError(f"severity is {self.severity}; allowed: 0 (none) to {MAX_SEVERITY}")
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Shifts a clip's frames, uint8 `[T, S, S, 3]`; the strength varies a little from clip to clip."""
