@@ -18,7 +18,7 @@ from rbft.clips.ingest import ClipFrames
 from rbft.evaluation.baselines import ClipFeatures, mean_brightness, motion_energy, simple_baselines
 from rbft.evaluation.compare import write_predictions_csv
 from rbft.evaluation.metrics import reliability
-from rbft.evaluation.verdict import arm_report, compare, dataset_report, headline
+from rbft.evaluation.verdict import arm_report, category_reports, compare, dataset_report, headline
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
 from rbft.rationales.audit import collapse_note, summarise
@@ -41,11 +41,15 @@ from rbft.store import RunStore
 
 @dataclass(frozen=True)
 class ArmRun:
-    """What an arm left behind, by seed: its chain of checkpoints (empty: zero-shot) and its test predictions."""
+    """What an arm left behind, by seed: its chain of checkpoints (empty: zero-shot) and its test predictions.
+
+    `rationales` are the own ones that its stages chose from under the first seed, each with its verdict.
+    """
 
     arm: Arm
     checkpoints: Mapping[int, Sequence[Checkpoint]]
     predictions: Mapping[int, Sequence[Prediction]]
+    rationales: Sequence[Rationale] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         arms=rows,
         baselines=_baselines(findings),
         comparisons=tuple(comparisons),
+        categories=category_reports(
+            {name: run.predictions for name, run in findings.arms.items()},
+            findings.manifest,
+            resamples=experiment.evaluation.resamples,
+        ),
         rationales=summarise(findings.rationales) if findings.rationales else None,
         timing=findings.store.timings(),
         environment=_environment(findings.device),

@@ -290,6 +290,13 @@ class DatasetReport(Record):
     majority_accuracy: float
 
 
+class CategoryReport(Record):
+    """Labelled test clips of one category, and each arm's accuracy on them. A clip may be of several categories."""
+
+    clips: int
+    accuracy: dict[str, Estimate]
+
+
 class RationaleReport(Record):
     written: int
     kept: int
@@ -308,6 +315,8 @@ class Report(Record):
     arms: dict[str, ArmReport]
     baselines: dict[str, float] = Field(default_factory=dict)
     comparisons: tuple[Comparison, ...]
+    categories: dict[str, CategoryReport] = Field(default_factory=dict)
+    """Category to its numbers, the largest first; empty where no test clip has one."""
     rationales: RationaleReport | None
     timing: dict[str, float]
     environment: dict[str, str]

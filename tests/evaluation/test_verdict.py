@@ -15,6 +15,7 @@ from rbft.evaluation import bootstrap, significance
 from rbft.evaluation.metrics import Answers, accuracy, confusion, encode, f1_per_label, macro_f1, mcnemar, wilson
 from rbft.evaluation.verdict import (
     arm_report,
+    category_reports,
     compare,
     compare_answers,
     dataset_report,
@@ -421,6 +422,33 @@ def test_the_headline_says_what_to_use_and_how_sure() -> None:
         "Use none of these yet: the best arm, bad, labels 40.0 % of 100 test clips correctly, "
         "and always answering 'normal' gets 50.0 %."
     )
+
+
+def test_accuracy_per_category_counts_a_clip_in_each_of_its_categories() -> None:
+    """Ten test clips: all outdoors, four of them with an animal too; the last has no label and counts nowhere."""
+    clips = [
+        clip(i, "test", LABELS[i % 2] if i < 9 else None).model_copy(
+            update={"category": ("outdoors", "animal") if i < 4 else ("outdoors",)}
+        )
+        for i in range(10)
+    ]
+    elsewhere = clip(10, "train", "normal").model_copy(update={"category": ("indoors",)})
+    listed = Manifest(labels=dict.fromkeys(LABELS, ""), clips=(*clips, elsewhere))
+    one = [
+        p.model_copy(update={"truth": c.label}) for p, c in zip(run([1, 1, 0, 1, 1, 0, 0, 1, 1, 1]), clips, strict=True)
+    ]
+    two = [
+        p.model_copy(update={"truth": c.label}) for p, c in zip(run([1, 0, 0, 1, 1, 0, 1, 1, 1, 1]), clips, strict=True)
+    ]
+    found = category_reports({"direct": {0: one, 1: two}, "zero-shot": {0: one}}, listed, resamples=200)
+    assert {name: report.clips for name, report in found.items()} == {"outdoors": 9, "animal": 4}
+    assert list(found) == ["outdoors", "animal"]
+    assert found["animal"].accuracy["direct"].per_seed == (0.75, 0.5)
+    assert found["outdoors"].accuracy["zero-shot"].mean == pytest.approx(6 / 9)
+    expected = wilson(3, 4)
+    alone = found["animal"].accuracy["zero-shot"]
+    assert (alone.low, alone.high) == (expected.low, expected.high)
+    assert category_reports({"zero-shot": {0: one}}, manifest(["normal"], ["normal"])) == {}
 
 
 def test_p_in_words() -> None:

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 from rbft.errors import StoreError
-from rbft.records import ArmReport, LeftOut, Report, Verdict
+from rbft.records import ArmReport, CategoryReport, LeftOut, Report, Verdict
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import render_page, write_report
 from rbft.report.schema import SCHEMA_PATH, report_schema, write_schema
@@ -265,3 +265,16 @@ def test_frames_and_instants_must_fit() -> None:
     with pytest.raises(ValueError, match=r"clip: frames are uint8 \[T, H, W, 3\], these are float32 \(4, 8, 8, 3\)"):
         ExampleClip("clip", None, frames.astype(np.float32), [0, 1, 2, 3])
     assert repr(ExampleClip("clip", "a", frames, [0, 1, 2, 3])) == "ExampleClip('clip', label='a', frames=[4, 8, 8, 3])"
+
+
+def test_categories_have_a_table_with_every_arm_and_stay_out_where_there_are_none(
+    report: Report, material: ReportMaterial, page_of: Callable
+) -> None:
+    assert "Accuracy per category" not in render_page(report, material)
+    accuracy = {name: arm.accuracy for name, arm in report.arms.items()}
+    few = {name: CategoryReport(clips=n, accuracy=accuracy) for name, n in (("<Wild & life>", 65), ("Pets", 9))}
+    page = page_of(render_page(report.model_copy(update={"categories": few}), material))
+    [table] = [table for table in page.tables if table[0][0] == "category"]
+    assert [row[:2] for row in table] == [["category", "test clips"], ["<Wild & life>", "65"], ["Pets", "9"]]
+    assert table[0][2:] == list(report.arms)
+    assert [cell.split()[0] for cell in table[1][2:]] == [f"{100 * a.mean:.1f}" for a in accuracy.values()]

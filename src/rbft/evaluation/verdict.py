@@ -14,7 +14,7 @@ import numpy as np
 from rbft.errors import LineageError, ManifestError
 from rbft.evaluation import bootstrap, significance
 from rbft.evaluation.metrics import UNREADABLE, Answers, FloatArray, confusion, encode, f1_per_label, wilson
-from rbft.records import ArmReport, Comparison, DatasetReport, Estimate, Manifest, Prediction
+from rbft.records import ArmReport, CategoryReport, Comparison, DatasetReport, Estimate, Manifest, Prediction
 
 Runs = Mapping[int, Sequence[Prediction]]
 Metric = Literal["accuracy", "macro_f1"]
@@ -198,6 +198,27 @@ def accuracy_estimate(answers: Answers, *, resamples: int = RESAMPLES, seed: int
         return found
     score = wilson(found.mean * answers.num_clips, answers.num_clips)
     return Estimate(mean=found.mean, low=score.low, high=score.high, per_seed=found.per_seed)
+
+
+def category_reports(
+    arms: Mapping[str, Runs], manifest: Manifest, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, CategoryReport]:
+    """Accuracy of every arm on the labelled test clips of every category, the largest category first."""
+    members: dict[str, set[str]] = {}
+    for clip in manifest.of("test", labelled=True):
+        for category in clip.category:
+            members.setdefault(category, set()).add(clip.clip_id)
+
+    def accuracy_on(clips: set[str], runs: Runs) -> Estimate:
+        chosen = {s: [p for p in run if p.clip_id in clips] for s, run in runs.items()}
+        return accuracy_estimate(answers_of(chosen, list(manifest.labels)), resamples=resamples, seed=seed)
+
+    return {
+        category: CategoryReport(
+            clips=len(clips), accuracy={name: accuracy_on(clips, runs) for name, runs in arms.items()}
+        )
+        for category, clips in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))
+    }
 
 
 def f1_by_label(answers: Answers) -> dict[str, float | None]:
