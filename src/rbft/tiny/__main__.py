@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rbft.errors import RbftError
@@ -21,7 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument(
         "--out", type=Path, required=True, help="folder of the run; the model is saved in OUT/checkpoint"
     )
-    learn.add_argument("--minutes", type=float, default=75.0, help="training time, without rendering (default: 75)")
+    learn.add_argument(
+        "--minutes", type=float, help="as many steps as fit; without it, the steps that made the committed weights"
+    )
     learn.add_argument(
         "--seed", type=int, default=0, help="seed of the weights, the clips and the batches (default: 0)"
     )
@@ -75,10 +78,10 @@ def _train(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(args.threads)
     pool = open_pool(args.out / "pool", args.clips, args.seed)
-    minutes = args.minutes
-    settings = Settings(
-        seed=args.seed, vision_minutes=minutes * _VISION_SHARE, language_minutes=minutes * (1 - _VISION_SHARE)
-    )
+    settings = Settings(seed=args.seed)
+    if args.minutes is not None:
+        seeing, speaking = args.minutes * _VISION_SHARE, args.minutes * (1 - _VISION_SHARE)
+        settings = replace(settings, vision_minutes=seeing, language_minutes=speaking, vision_steps=0, language_steps=0)
     trainee = train(args.out, pool, settings, resume=args.resume)
     folder = args.out / "checkpoint"
     save_checkpoint(trainee.model, trainee.tokenizer, folder, model_card({}))

@@ -32,13 +32,16 @@ _LOG_EVERY = 25
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how wide. `*_steps` of 0 mean: as many as fit into `*_minutes`, by the measured step time."""
+    """How long and how wide: the steps that made the committed weights.
+
+    `*_steps` of 0 mean: as many as fit into `*_minutes`, by the measured step time.
+    """
 
     seed: int = 0
     vision_minutes: float = 25.0
     language_minutes: float = 45.0
-    vision_steps: int = 0
-    language_steps: int = 0
+    vision_steps: int = 3300
+    language_steps: int = 3400
     vision_batch: int = 32
     language_batch: int = 16
     vision_rate: float = 1e-3
