@@ -325,3 +325,97 @@ class Report(Record):
     notes: tuple[str, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+# -- grounding -----------------------------------------------------------------------------------------------------
+
+
+class FoundObjects(Record):
+    """The objects of one clip as a source found them: a box or None for each frame and object."""
+
+    clip_id: str
+    boxes: tuple[tuple[tuple[float, float, float, float] | None, ...], ...]
+
+
+class ArmMap(Record):
+    """One checkpoint's attention on one clip for its answer, scaled 0 to 1, by temporal step, row and column."""
+
+    clip_id: str
+    checkpoint: str
+    label: str
+    values: list[list[list[float]]]
+
+
+class Focus(Record):
+    """Where one checkpoint's answer to one clip looks, beside the clip's boxes. None: its map is zero everywhere."""
+
+    clip_id: str
+    checkpoint: str
+    area: Probability
+    """Share of the frames' area that the boxes cover: what attention spread evenly would put there."""
+    target_share: Probability
+    """Share of places that win the pointing game: what a random place would score."""
+    visual_share: Probability
+    """Share of all attention of the answer's positions that goes to the clip."""
+    mass: Probability | None
+    """Share of the attention on the clip that lies inside the boxes, averaged over layers."""
+    hit: bool | None
+    """The pointing game: whether the place with the most attention is a target."""
+    gradient_mass: Probability | None
+    gradient_hit: bool | None
+
+
+class ArmFocus(Record):
+    """Means of an arm's `Focus` over clips and seeds."""
+
+    visual_share: Estimate
+    mass: Estimate
+    pointing: Estimate
+    gradient_mass: Estimate
+    gradient_pointing: Estimate
+
+
+class ArmMasking(Record):
+    """An arm on the same clips as they are, with objects covered, and with random patches of the same sizes covered."""
+
+    original: ArmReport
+    objects: ArmReport
+    random: ArmReport
+    object_drop: Estimate
+    """Accuracy on the original clips minus accuracy with objects covered, 0 to 1."""
+    random_drop: Estimate
+    effect: Estimate
+    """`object_drop` minus `random_drop`: what the objects matter beyond the covered area."""
+
+
+class GroundingComparison(Record):
+    """b minus a on the same clips, where both arms were measured."""
+
+    a: str
+    b: str
+    mass: Interval | None = None
+    pointing: Interval | None = None
+    object_drop: Interval | None = None
+    effect: Interval | None = None
+
+
+class Grounding(Record):
+    """`grounding.json`: what the arms of a run look at, and what they lose without the objects."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    objects: str
+    """Where objects came from."""
+    clips: int
+    """Test clips with at least one object: all numbers are of these."""
+    clips_without_objects: int
+    area: Probability
+    target_share: Probability
+    covered_share: Probability | None = None
+    """Share of all pixels that the object masks cover; the random patches are as large."""
+    touched_share: Probability | None = None
+    """Share of the random patches' pixels that lie on an object all the same: 0 where there was room beside them."""
+    attention: dict[str, ArmFocus] = Field(default_factory=dict)
+    masking: dict[str, ArmMasking] = Field(default_factory=dict)
+    comparisons: tuple[GroundingComparison, ...] = ()
+    notes: tuple[str, ...] = ()
