@@ -382,7 +382,9 @@ def test_bad_clips_stop_a_run_unless_left_out(yard: Path, tmp_path: Path, capsys
     assert "on_bad_clip: leave-out" in printed
     assert not (tmp_path / "runs" / "yard" / "predictions").exists()
     assert command("run", str(experiment), "on_bad_clip=leave-out") == 0
-    assert "left out: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"left out: {clips / rows[0]['path']}: unreadable: " in said
+    assert f"left out: 1 of {len(rows)} clips (1 unreadable)" in said
     report = json.loads((tmp_path / "runs" / "yard" / "report.json").read_text(encoding="utf-8"))
     assert report["dataset"]["left_out"] == 1
 

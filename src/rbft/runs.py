@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rbft.answers import AuditThresholds, load_thresholds
 from rbft.clips.cache import FrameCache
+from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import ClipFrames, build_manifest, clip_frames, inspect_clips
 from rbft.clips.manifest import Listing, read_manifest
 from rbft.errors import ExperimentError, ManifestError
@@ -164,8 +165,11 @@ def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: R
         )
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
     _refuse_impossible(experiment, manifest)
-    for left_out in manifest.left_out:
-        reporter.say(f"left out: {left_out.path}: {left_out.reason}: {left_out.detail}")
+    left_out = [Bad(left.path, left.reason, left.detail) for left in manifest.left_out]
+    for line in by_reason(left_out, f"{store.root / 'manifest.json'} lists every clip"):
+        reporter.say(f"left out: {line}")
+    if left_out:
+        reporter.say(f"left out: {len(left_out):,} of {len(listing.rows):,} clips ({counted(left_out)})")
     for note in manifest.notes:
         reporter.say(f"note: {note}")
     write_text(store.root / "experiment.json", experiment.model_dump_json(indent=2) + "\n")

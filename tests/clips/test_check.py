@@ -116,6 +116,23 @@ def test_many_good_clips_are_counted_not_all_shown(clip: Path, tmp_path: Path) -
     assert "and 5 more clips without a problem (--json lists all)" in table(checked(tmp_path / "clips.jsonl"))
 
 
+def test_many_bad_clips_are_ten_of_each_reason_and_a_count(tmp_path: Path) -> None:
+    for number in range(11):
+        (tmp_path / f"empty{number}.mp4").touch()
+    names = [f"gone{number}.mp4" for number in range(30)] + [f"empty{number}.mp4" for number in range(11)]
+    (tmp_path / "clips.csv").write_text("path\n" + "\n".join(names) + "\n")
+    result = checked(tmp_path / "clips.csv")
+    lines = [line.strip() for line in table(result).splitlines()]
+    assert [line for line in lines if line.startswith("and ")] == [
+        "and 20 more (missing); --json lists every clip",
+        "and 1 more (empty); --json lists every clip",
+    ]
+    assert sum(line.endswith("missing: there is no such file") for line in lines) == 10
+    assert sum(line.startswith("gone") and line.endswith(" missing") for line in lines) == 10
+    assert sum(line.startswith("empty") and line.endswith(" empty") for line in lines) == 10
+    assert len(to_json_lines(result).splitlines()) == 41
+
+
 # -- as an experiment would ----------------------------------------------------------------------------------------
 
 
@@ -133,9 +150,9 @@ def test_an_experiments_clips_are_read_by_its_sampling_labels_limits_and_grid(fo
     assert {i.plan.width * i.plan.height for i in result.inspections if i.plan} == {24 * 32}
     assert sorted(result.splits.values()).count("test") == 2
     assert result.notes == ()
-    wrong = check_experiment(asked(folders, "labels=[still, moved]"), Grid())
+    wrong = check_experiment(asked(folders, "labels=[still, movingg]"), Grid())
     assert wrong.exit_code == 2
-    assert "label 'moving' is not in the list; did you mean 'moved'?" in wrong.faults[0]
+    assert "label 'moving' is not in the list; did you mean 'movingg'?" in wrong.faults[0]
     short = check_experiment(asked(folders, "limits.frames=5"), Grid())
     assert {i.problem.reason for i in short.bad if i.problem} == {"too_long"}
 

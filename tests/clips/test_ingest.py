@@ -132,7 +132,8 @@ def test_bad_clips_stop_a_run_or_are_left_out(folder: Path) -> None:
     assert "1.mp4 (row 3): unreadable: while reading the header: Invalid data" in text
     assert "2.mp4 (row 4): missing: there is no such file\n" in text
     assert text.endswith(
-        "3 clips cannot be used: mend or remove the files, or go on without them with on_bad_clip: leave-out"
+        "3 clips cannot be used (1 empty, 1 unreadable, 1 missing): mend or remove the files, or go on without them "
+        "with on_bad_clip: leave-out"
     )
     manifest = build(folder / "clips.csv", "leave-out")
     assert len(manifest.clips) == 5
@@ -143,6 +144,23 @@ def test_bad_clips_stop_a_run_or_are_left_out(folder: Path) -> None:
         (folder / f"{number}.mp4").write_bytes(b"")
     with pytest.raises(ManifestError, match="not one listed clip can be read"):
         build(folder / "clips.csv", "leave-out")
+
+
+def test_many_bad_clips_are_grouped_by_reason_with_ten_of_each(folder: Path) -> None:
+    gone, empty = [f"gone{n}.mp4" for n in range(1_011)], [f"empty{n}.mp4" for n in range(11)]
+    for name in empty:
+        (folder / name).touch()
+    rows = [f"{n}.mp4,{'ab'[n % 2]}" for n in range(8)] + [f"{name},a" for name in [*empty, *gone]]
+    path = listed(folder, rows)
+    lines = faults(path).splitlines()
+    assert lines[:10] == [f"gone{n}.mp4 (row {n + 21}): missing: there is no such file" for n in range(10)]
+    assert lines[10] == f"and 1,001 more (missing); `rbft check {path} --json` lists every clip"
+    assert lines[11:21] == [f"empty{n}.mp4 (row {n + 10}): empty: the file has no bytes" for n in range(10)]
+    assert lines[21:] == [
+        f"and 1 more (empty); `rbft check {path} --json` lists every clip",
+        "1,022 clips cannot be used (1,011 missing, 11 empty): mend or remove the files, or go on without them with "
+        "on_bad_clip: leave-out",
+    ]
 
 
 def test_faults_of_the_list_the_clips_and_the_split_come_together(folder: Path) -> None:
@@ -160,7 +178,18 @@ def test_equal_contents_across_splits_are_leaks(folder: Path) -> None:
         rows += [f"{number}.mp4,{'ab'[number % 2]},train", f"copy{number}.mp4,{'ab'[number % 2]},test"]
     text = faults(listed(folder, rows, "path,label,split"))
     assert text.count("leak: ") == 8
+    assert "more leaks" not in text
     assert "leak: 0.mp4 (row 2) and copy0.mp4 (row 3) hold the same bytes, in train and in test" in text
+
+
+def test_many_leaks_are_ten_and_a_count(folder: Path) -> None:
+    rows = [f"{number}.mp4,{'ab'[number % 2]},train" for number in range(8)]
+    for number in range(14):
+        (folder / f"copy{number}.mp4").write_bytes((folder / "0.mp4").read_bytes())
+        rows.append(f"copy{number}.mp4,a,test")
+    lines = faults(listed(folder, rows, "path,label,split")).splitlines()
+    assert sum(line.startswith("leak: ") for line in lines) == 10
+    assert "and 4 more leaks of this kind" in lines
 
 
 def test_equal_contents_in_a_split_we_make_stay_together_and_are_noted(folder: Path) -> None:

@@ -171,6 +171,84 @@ def test_faults_of_a_row(tmp_path: Path, cells: dict[str, str], fault: str) -> N
     assert refused.reason == ("outside" if "leads outside" in fault or "like an address" in fault else "manifest")
 
 
+def test_a_label_of_several_lines_is_refused_where_labels_come_from_the_list(tmp_path: Path) -> None:
+    """Such a label could not stand on a line of its own in a P+C+R answer and be read back."""
+    listing = read(tmp_path, 'path,label\na.mp4,"no\nfight"\nb.mp4,fight\nc.mp4,no fight\n')
+    assert listing.faults == ("clips.csv: row 2: label 'no\\nfight' holds a line break or another control character",)
+    for label in ("a\tb", "a\u2028b", "a\x1bb", "a\rb"):
+        assert len(read(tmp_path, json.dumps({"path": "a.mp4", "label": label}), "clips.jsonl").faults) == 1
+    assert read(tmp_path, json.dumps({"path": "a.mp4", "label": "a\n"}), "clips.jsonl").rows[0].label == "a"
+
+
+_NO_PATH = "there is no column 'path'; the header has "
+
+
+@pytest.mark.parametrize(
+    ("header", "fault"),
+    [
+        ("Path,Label", f"{_NO_PATH}'Path', 'Label'; rename 'Path' to 'path', 'Label' to 'label'"),
+        ("Video,Lable", f"{_NO_PATH}'Video', 'Lable'; rename 'Lable' to 'label', 'Video' to 'path'"),
+        ("a,b", f"{_NO_PATH}'a', 'b'"),
+        ("path,lable,spilt", "columns look misspelt; rename 'lable' to 'label', 'spilt' to 'split'"),
+        ("path,LABEL,Clip ID", "columns look misspelt; rename 'LABEL' to 'label', 'Clip ID' to 'clip_id'"),
+    ],
+)
+def test_misspelt_columns_are_all_named_with_a_proposal(tmp_path: Path, header: str, fault: str) -> None:
+    ending = "; or give them names that are less alike" if fault.startswith("columns") else ""
+    text = f"{header}\na.mp4,b{',c' * (header.count(',') - 1)}\n"
+    assert read(tmp_path, text).faults == (f"clips.csv: {fault}{ending}",)
+
+
+def test_misspelt_fields_of_json_are_named_once(tmp_path: Path) -> None:
+    text = "".join(json.dumps({"path": f"{i}.mp4", "Label": "x", "grop": "g"}) + "\n" for i in range(20))
+    assert read(tmp_path, text, "clips.jsonl").faults == (
+        "clips.jsonl: fields look misspelt; rename 'Label' to 'label', 'grop' to 'group'; or give them names that are "
+        "less alike",
+    )
+
+
+def test_other_columns_are_no_misspellings(tmp_path: Path) -> None:
+    listing = read(tmp_path, "path,label,Labels,camera,category_id,start_time\na.mp4,x,y,z,1,2\nb.mp4,y,y,z,1,2\n")
+    assert listing.faults == ()
+    assert "are ignored: Labels, camera, category_id, start_time (known: " in listing.notes[0]
+
+
+def test_many_faults_of_one_column_are_ten_and_a_count(tmp_path: Path) -> None:
+    rows = [f"{i}.mp4,{'tset' if i % 2 else 'test'},{'odd' if i < 25 else 'normal'}" for i in range(1_300)]
+    listing = read(tmp_path, "path,split,label\n" + "\n".join(rows) + "\n", labels=LABELS)
+    assert len(listing.refused) == 25 + 638
+    lines = listing.faults
+    assert [line for line in lines if line.startswith("and ")] == [
+        "and 15 more rows with a fault in label; `rbft check clips.csv --json` lists every row",
+        "and 640 more rows with a fault in split; `rbft check clips.csv --json` lists every row",
+    ]
+    assert sum("label 'odd' is not in the list" in line for line in lines) == 10
+    assert sum("split 'tset' is not train or test" in line for line in lines) == 10
+    assert lines[0].startswith("clips.csv: row 2: label 'odd'")
+
+
+def test_many_faults_between_rows_are_ten_and_a_count(tmp_path: Path) -> None:
+    text = "path,label,clip_id,group,split\n"
+    text += "".join(f"{i}.mp4,x,{i // 2},g{i // 2},{('train', 'test')[i % 2]}\n" for i in range(60))
+    text += "a.mp4,y,a\n" * 14
+    faults = read(tmp_path, text).faults
+    assert [fault for fault in faults if fault.startswith("and ")] == [
+        "and 4 more rows of clips.csv with another number of cells",
+        "and 20 more clips or ids that are listed twice",
+        "and 20 more groups that are in train and in test",
+    ]
+    assert len(faults) == 33
+
+
+def test_many_lines_that_are_not_json_are_ten_and_a_count(tmp_path: Path) -> None:
+    faults = read(tmp_path, "{\n" * 12 + "[]\n" * 13 + '{"path": "a.mp4"}\n', "clips.jsonl").faults
+    assert [fault for fault in faults if fault.startswith("and ")] == [
+        "and 2 more lines of clips.jsonl that are not readable as JSON",
+        "and 3 more items of clips.jsonl that are no clip",
+    ]
+    assert len(faults) == 22
+
+
 @pytest.mark.parametrize("value", [True, 1.5, ["a"], {"a": 1}])
 def test_values_that_are_not_text(tmp_path: Path, value: object) -> None:
     faults = read(tmp_path, json.dumps({"path": "a.mp4", "label": value}), "clips.jsonl").faults

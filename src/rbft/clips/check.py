@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rbft.clips.grouped import MAX_LINES, Bad, by_reason
 from rbft.clips.ingest import Inspection, duplicates, inspect_clips, splits_of
 from rbft.clips.manifest import Listing, Refused, Row, listing_of_files, read_manifest, show
 from rbft.clips.sources import MANIFEST_SUFFIXES, files_below, stranger_notes
@@ -239,13 +240,25 @@ def _clip_table(result: CheckResult, width: int) -> Table:
         left = heading in ("clip", "label", "split", "codec", "status")
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "clip", overflow="fold")
     good = [i for i in result.inspections if i.problem is None]
-    for inspection in result.bad + good[:MAX_GOOD_ROWS]:
+    for inspection in _shown(result.bad) + good[:MAX_GOOD_ROWS]:
         cells = _table_cells(inspection, result)
         table.add_row(*[cells.get(heading, Text("")) for heading in shown])
-    for refused in result.listing.refused:
+    for refused in result.listing.refused[:MAX_LINES]:
         cells = {"clip": Text(show(refused.clip_id)), "status": Text(refused.reason, "red")}
         table.add_row(*[cells.get(heading, Text("")) for heading in shown])
     return table
+
+
+def _shown(bad: Sequence[Inspection]) -> list[Inspection]:
+    """The first ten of every reason, in their order."""
+    seen: Counter[str] = Counter()
+    shown = []
+    for inspection in bad:
+        assert inspection.problem is not None
+        seen[inspection.problem.reason] += 1
+        if seen[inspection.problem.reason] <= MAX_LINES:
+            shown.append(inspection)
+    return shown
 
 
 def _table_cells(inspection: Inspection, result: CheckResult) -> dict[str, Text]:
@@ -268,11 +281,9 @@ def _table_cells(inspection: Inspection, result: CheckResult) -> dict[str, Text]
 
 
 def _problem_lines(result: CheckResult) -> list[str]:
-    bad: list[tuple[str, str, str]] = [
-        (i.row.listed, i.problem.reason, i.problem.detail) for i in result.bad if i.problem
-    ]
-    bad += [(refused.listed, refused.reason, refused.detail) for refused in result.listing.refused]
-    return [f"{show(listed)}: {reason}: {show(detail)}" for listed, reason, detail in bad]
+    bad = [Bad(show(i.row.listed), i.problem.reason, show(i.problem.detail)) for i in result.bad if i.problem]
+    bad += [Bad(show(refused.listed), refused.reason, show(refused.detail)) for refused in result.listing.refused]
+    return by_reason(bad, "--json lists every clip")
 
 
 def _label_table(result: CheckResult) -> Table:

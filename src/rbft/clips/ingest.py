@@ -16,6 +16,7 @@ from rbft.clips.cache import FrameCache, cache_key
 from rbft.clips.child import Request
 from rbft.clips.container import check_file
 from rbft.clips.frames import Frames, plan_frames
+from rbft.clips.grouped import Bad, by_reason, counted, first_of
 from rbft.clips.manifest import Listing, Row, show
 from rbft.clips.pool import Reader, readers
 from rbft.clips.split import propose_splits, split_faults
@@ -173,7 +174,7 @@ def build_manifest(
     good = [i for i in inspections if i.problem is None]
     faults = list(listing.faults)
     if on_bad_clip == "stop":
-        faults += bad_clip_faults(bad)
+        faults += bad_clip_faults(bad, f"`rbft check {show(listing.source)} --json` lists every clip")
     splits = splits_of(good, split_rule)
     duplicate_faults, notes = duplicates(good, splits)
     faults += duplicate_faults
@@ -192,15 +193,16 @@ def build_manifest(
     )
 
 
-def bad_clip_faults(bad: Sequence[Inspection]) -> list[str]:
-    """One line for each clip that cannot be read, and one with the next step."""
-    lines = [
-        f"{show(i.row.listed)} ({i.row.where}): {i.problem.reason}: {show(i.problem.detail)}" for i in bad if i.problem
+def bad_clip_faults(bad: Sequence[Inspection], rest: str) -> list[str]:
+    """Clips that cannot be read, ten of each reason, and a line with the next step; `rest`: where the others stand."""
+    found = [
+        Bad(f"{show(i.row.listed)} ({i.row.where})", i.problem.reason, show(i.problem.detail)) for i in bad if i.problem
     ]
-    if lines:
+    lines = by_reason(found, rest)
+    if found:
         lines.append(
-            f"{len(lines)} clip{'s' if len(lines) > 1 else ''} cannot be used: mend or remove the files, or go on "
-            "without them with on_bad_clip: leave-out"
+            f"{len(found):,} clip{'s' if len(found) > 1 else ''} cannot be used ({counted(found)}): mend or remove the "
+            "files, or go on without them with on_bad_clip: leave-out"
         )
     return lines
 
@@ -220,18 +222,18 @@ def duplicates(inspections: Sequence[Inspection], splits: Mapping[str, Split]) -
     for inspection in inspections:
         if inspection.sha256 is not None:
             same[inspection.sha256].append(inspection)
-    faults, notes = [], []
+    leaks, labels, notes = [], [], []
     for members in same.values():
         train = [i for i in members if splits[i.row.clip_id] == "train"]
         test = [i for i in members if splits[i.row.clip_id] == "test"]
-        faults += [f"leak: {_pair(a, b)} hold the same bytes, in train and in test" for a in train for b in test]
+        leaks += [f"leak: {_pair(a, b)} hold the same bytes, in train and in test" for a in train for b in test]
         first: dict[tuple[float | None, float | None], Inspection] = {}
         for inspection in members:
             other = first.setdefault(inspection.row.window, inspection)
             if other is inspection:
                 continue
             if other.row.label != inspection.row.label:
-                faults.append(
+                labels.append(
                     f"{_pair(other, inspection)} hold the same bytes under different labels, "
                     f"{show(repr(other.row.label))} and {show(repr(inspection.row.label))}; keep one"
                 )
@@ -240,7 +242,8 @@ def duplicates(inspections: Sequence[Inspection], splits: Mapping[str, Split]) -
                 and splits[other.row.clip_id] == splits[inspection.row.clip_id]
             ):
                 notes.append(f"{_pair(other, inspection)} hold the same bytes; both are used")
-    return faults, notes
+    faults = first_of(leaks, "leaks of this kind") + first_of(labels, "pairs of the same bytes under different labels")
+    return faults, first_of(notes, "pairs of the same bytes")
 
 
 def _pair(a: Inspection, b: Inspection) -> str:

@@ -21,6 +21,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from rbft.clips.grouped import first_of
 from rbft.clips.sources import Cells, Source, read_source
 from rbft.progress import printable
 from rbft.records import Box, Split
@@ -127,6 +128,9 @@ class _Reading:
     rows: list[Row] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    _row_faults: list[str] = field(default_factory=list)
+    """Those of the row that is being read."""
+    _by_column: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _outside: bool = False
     _folders: dict[str, str] = field(default_factory=dict)
 
@@ -136,21 +140,20 @@ class _Reading:
 
     def add(self, cells: Cells) -> None:
         """Turn the cells of one row into a Row, or into faults."""
-        before = len(self.faults)
-        self._outside = False
+        self._row_faults, self._outside = [], False
         row = self._row(cells)
-        if row is not None and len(self.faults) == before:
+        if row is not None and not self._row_faults:
             self.rows.append(row)
             return
         listed = str(cells.values.get("path") or "")
         clip_id = str(cells.values.get("clip_id") or listed)
-        detail = "; ".join(fault.removeprefix(f"{self._name}: {cells.where}: ") for fault in self.faults[before:])
+        detail = "; ".join(self._row_faults)
         self.refused.append(Refused(clip_id, listed, cells.where, "outside" if self._outside else "manifest", detail))
 
     def _row(self, cells: Cells) -> Row | None:
         listed = self._text(cells, "path")
         if not listed:
-            self._fault(cells, "has no path")
+            self._fault(cells, "has no path", "path")
             return None
         path = self._path(cells, listed)
         start, end = self._seconds(cells, "start"), self._seconds(cells, "end")
@@ -177,18 +180,22 @@ class _Reading:
         )
 
     def compare(self) -> None:
-        """Faults that show only between rows: ids twice, clips twice, groups on both sides, labels alike."""
+        """Put the faults of rows together; add those that show only between rows: ids or clips twice, labels alike."""
+        for column, lines in self._by_column.items():
+            rest = f"`rbft check {self._name} --json` lists every row"
+            self.faults += first_of(lines, f"rows with a fault in {column}; {rest}")
         self._twice()
         sides: dict[str, dict[Split, str]] = defaultdict(dict)
         for row in self.rows:
             if row.group is not None and row.split is not None:
                 sides[row.group].setdefault(row.split, row.where)
-        for group, where in sides.items():
-            if len(where) > 1:
-                self.faults.append(
-                    f"{self._name}: group {show(repr(group))} is in train ({where['train']}) and in test "
-                    f"({where['test']}); a group is one source and stays in one split"
-                )
+        torn = [
+            f"{self._name}: group {show(repr(group))} is in train ({where['train']}) and in test "
+            f"({where['test']}); a group is one source and stays in one split"
+            for group, where in sides.items()
+            if len(where) > 1
+        ]
+        self.faults += first_of(torn, "groups that are in train and in test")
         given = [row for row in self.rows if row.label is not None and row.split is not None]
         missing = [row for row in self.rows if row.label is not None and row.split is None]
         if given and missing:
@@ -210,27 +217,31 @@ class _Reading:
 
     def _twice(self) -> None:
         ids: dict[str, Row] = {}
+        pairs: list[str] = []
         clips: dict[tuple[Path, float | None, float | None], Row] = {}
         for row in self.rows:
             first = clips.setdefault((row.path, *row.window), row)
             if first is not row:
-                self.faults.append(
+                pairs.append(
                     f"{self._name}: {show(row.listed)} is listed {_kind_of_pair(first, row)} "
                     f"({first.where} and {row.where}); keep one"
                 )
             same = ids.setdefault(row.clip_id, row)
             if same is not row and first is row:
-                self.faults.append(
+                pairs.append(
                     f"{self._name}: clip_id {show(repr(row.clip_id))} is used twice ({same.where} and {row.where}); "
                     "ids must differ"
                 )
+        self.faults += first_of(pairs, "clips or ids that are listed twice")
 
     @property
     def _name(self) -> str:
         return show(self.source.name)
 
-    def _fault(self, cells: Cells, message: str) -> None:
-        self.faults.append(f"{self._name}: {cells.where}: {message}")
+    def _fault(self, cells: Cells, message: str, column: str | None = None) -> None:
+        """Note a fault of a row; unless `column` is given, the message begins with the name of its column."""
+        self._row_faults.append(message)
+        self._by_column[column or message.split(" ", 1)[0]].append(f"{self._name}: {cells.where}: {message}")
 
     def _text(self, cells: Cells, name: str) -> str | None:
         """The cell's text without spaces around it; None where empty. Whole numbers are text, true and 1.5 are not."""
@@ -279,6 +290,9 @@ class _Reading:
 
     def _label(self, cells: Cells) -> str | None:
         label = self._text(cells, "label")
+        if label is not None and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in label):
+            self._fault(cells, f"label {show(repr(label))} holds a line break or another control character")
+            return label
         if label is not None and self.labels and label not in self.labels:
             hint = nearest_spelling(label, self.labels) or "."
             allowed = ", ".join(map(show, self.labels))

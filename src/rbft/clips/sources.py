@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import itertools
 import json
@@ -12,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rbft.clips.grouped import first_of
 
 COLUMNS = ("path", "label", "clip_id", "split", "group", "start", "end", "rationale", "boxes", "category")
 VIDEO_SUFFIXES = frozenset(
@@ -116,12 +119,17 @@ def _table_cells(source: Path, text: str, notes: list[str], faults: list[str]) -
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(header, notes)
-        return list(_table_rows(source, header, reader, faults))
+        uneven: list[str] = []
+        cells = list(_table_rows(source, header, reader, faults, uneven))
+        faults += first_of(uneven, f"rows of {source.name} with another number of cells")
+        return cells
     except csv.Error as error:
         raise _RefusedError(f"line {reader.line_num}: not readable as a table: {error}") from None
 
 
-def _table_rows(source: Path, header: list[str], rows: Iterable[list[str]], faults: list[str]) -> Iterator[Cells]:
+def _table_rows(
+    source: Path, header: list[str], rows: Iterable[list[str]], faults: list[str], uneven: list[str]
+) -> Iterator[Cells]:
     """The rows below a header, numbered as a spreadsheet does: the header is row 1."""
     row, number = header, 1
     for number, row in enumerate(rows, 2):
@@ -134,7 +142,7 @@ def _table_rows(source: Path, header: list[str], rows: Iterable[list[str]], faul
         if len(row) > len(header) and not any(cell.strip() for cell in row[len(header) :]):
             row = row[: len(header)]
         if len(row) != len(header):
-            faults.append(f"{source.name}: row {number}: {len(row)} cells under a header of {len(header)}")
+            uneven.append(f"{source.name}: row {number}: {len(row)} cells under a header of {len(header)}")
             continue
         yield Cells(f"row {number}", {n: v for n, v in zip(header, row, strict=True) if n in COLUMNS})
     faults.append(f"{source.name}: row {number}: a quote is opened here and never closed")
@@ -147,18 +155,35 @@ def _check_header(header: list[str], notes: list[str]) -> None:
     if twice:
         raise _RefusedError(f"the header names {', '.join(map(repr, twice))} twice; keep one")
     _note_unknown(header, notes)
+    renames = _renames(header)
     if "path" not in header:
-        raise _RefusedError(
-            f"there is no column 'path'; the header has {', '.join(map(repr, header))}{_similar(header)}"
-        )
+        raise _RefusedError(f"there is no column 'path'; the header has {', '.join(map(repr, header))}{renames}")
+    if renames:
+        raise _RefusedError(f"columns look misspelt{renames}; or give them names that are less alike")
 
 
-def _similar(names: list[str]) -> str:
-    aliases = {"file", "filename", "file_name", "filepath", "video", "video_path", "clip"}
+_ALIASES = ("file", "filename", "file_name", "filepath", "video", "video_path", "clip")
+
+
+def _renames(names: Iterable[str]) -> str:
+    """`; rename 'Path' to 'path', 'lable' to 'label'` for columns that are known but for case or a slip, or nothing."""
+    names = list(names)
+    free = [column for column in COLUMNS if column not in names]
+    found: dict[str, str] = {}
     for name in names:
-        if name.casefold() == "path" or name.casefold() in aliases:
-            return f"; rename {name!r} to 'path'"
-    return ""
+        alike = [column for column in free if abs(len(column) - len(_plain(name))) <= 1]
+        close = [] if name in COLUMNS else difflib.get_close_matches(_plain(name), alike, n=1, cutoff=0.8)
+        if close and close[0] not in found.values():
+            found[name] = close[0]
+    if "path" in free and "path" not in found.values():
+        found |= dict.fromkeys([name for name in names if _plain(name) in _ALIASES][:1], "path")
+    said = ", ".join(f"{name!r:.60} to {column!r}" for name, column in found.items())
+    return f"; rename {said}" if said else ""
+
+
+def _plain(name: str) -> str:
+    """A column's name as rbft would spell it: `Clip ID` is `clip_id`."""
+    return "_".join(name.casefold().replace("-", " ").replace("_", " ").split())
 
 
 def _note_unknown(names: list[str], notes: list[str]) -> None:
@@ -171,14 +196,15 @@ def _note_unknown(names: list[str], notes: list[str]) -> None:
 
 
 def _json_lines(source: Path, notes: list[str], faults: list[str]) -> list[Cells]:
-    items = []
+    items, broken = [], []
     for number, line in enumerate(_text(source).split("\n"), 1):
         if not line.strip():
             continue
         try:
             items.append((f"line {number}", json.loads(line)))
         except (ValueError, RecursionError) as error:
-            faults.append(f"{source.name}: line {number}: not readable as JSON: {error}")
+            broken.append(f"{source.name}: line {number}: not readable as JSON: {error}")
+    faults += first_of(broken, f"lines of {source.name} that are not readable as JSON")
     return _objects(source, items, notes, faults)
 
 
@@ -196,9 +222,10 @@ def _json_list(source: Path, notes: list[str], faults: list[str]) -> list[Cells]
 
 def _objects(source: Path, items: list[tuple[str, Any]], notes: list[str], faults: list[str]) -> list[Cells]:
     cells, names, conversations = [], dict[str, None](), 0
+    strange: list[str] = []
     for where, item in items:
         if not isinstance(item, dict):
-            faults.append(f"{source.name}: {where}: holds {item!r:.60}; an object with a path is needed")
+            strange.append(f"{source.name}: {where}: holds {item!r:.60}; an object with a path is needed")
             continue
         turns = item.get("conversations", item.get("messages"))
         if turns is None:
@@ -209,8 +236,12 @@ def _objects(source: Path, items: list[tuple[str, Any]], notes: list[str], fault
             cells.append(Cells(where, _conversation(item, turns)))
             conversations += 1
         except _RefusedError as refusal:
-            faults.append(f"{source.name}: {where}: {refusal}")
+            strange.append(f"{source.name}: {where}: {refusal}")
+    faults += first_of(strange, f"items of {source.name} that are no clip")
     _note_unknown(list(names), notes)
+    renames = _renames(names)
+    if renames:
+        faults.append(f"{source.name}: fields look misspelt{renames}; or give them names that are less alike")
     if conversations and not any(c.values.get("split") for c in cells):
         notes.append("has no split of its own: rbft makes one; a field 'split' with train or test in each item sets it")
     return cells
