@@ -5,7 +5,7 @@ the report says about arms with one or more seeds. Clips differ in difficulty, a
 in skill; a is compared with b, which is as good, and with c, which is better by `GAIN`. Truth is the expected score on
 new clips and, with several seeds, new seeds. One label has 65 % of the clips.
 
-    python benchmarks/coverage.py            the whole grid, about five minutes of one processor
+    python benchmarks/coverage.py            the whole grid, about two minutes of one processor
     python benchmarks/coverage.py --quick    a sixth of it
 
 Exits with 1 where a promise is broken: mean coverage from 93 to 97 %, mean error rate at most 5 %.

