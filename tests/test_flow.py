@@ -417,7 +417,7 @@ def test_check_of_an_experiment_reads_as_its_run_does(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["sampled_frames"] for row in rows} == {8}
     assert command("check", str(experiment), "--json", "--labels", "normal,odd") == 2
-    assert "rbft: fault: clips.csv: row 2: label " in capsys.readouterr().err
+    assert "label 'abnormal' is not in the list; did you mean 'normal'? Labels: normal, odd" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
