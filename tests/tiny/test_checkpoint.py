@@ -7,13 +7,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from rbft.tiny import CHECKPOINT
 from rbft.tiny.checkpoint import load_checkpoint, save_checkpoint
-from rbft.tiny.evaluate import Share, description_shares, descriptions, general_sample, yard_sample, yard_shares
+from rbft.tiny.evaluate import (
+    Share,
+    description_shares,
+    descriptions,
+    evaluate,
+    general_sample,
+    yard_sample,
+    yard_shares,
+)
 from rbft.tiny.language import parse_description, rationale_prompt
+from rbft.tiny.report import draw_curves, model_card, results_tables
 from rbft.tiny.speak import label_scores
 from rbft.tiny.world import render
 
@@ -94,6 +104,32 @@ def test_the_night_yard_is_harder_than_the_world_it_knows(loaded) -> None:  # ty
     said = descriptions((model, processor.tokenizer), yard)
     assert description_shares(said, yard.specs)["subject"].value < 0.6
     assert yard_shares((model, processor.tokenizer), yard, said)["majority class"].value >= 0.5
+
+
+def test_every_table_is_measured_and_written(loaded) -> None:  # type: ignore[no-untyped-def]
+    model, processor = loaded
+    results = evaluate((model, processor.tokenizer), 2)
+    assert set(results["questions, general world"]) >= {
+        "multiple choice", "numerical", "OCR", "free-form", "regression", "thinking, tags as asked",
+        "defined labels, hard rules, thinking",
+    }  # fmt: skip
+    assert len(results["night yard by severity"]) == 4 * 5
+    assert all(share.n == 2 for rows in results.values() for share in rows.values())
+    tables = results_tables({"labels": {"majority": Share(1, 2)}})
+    assert tables == (
+        "| labels | right | 95 % interval | n |\n|---|---|---|---|\n| majority | 0.500 | 0.095 to 0.905 | 2 |"
+    )
+    assert tables.splitlines()[0] in model_card({"labels": {"majority": Share(1, 2)}})
+
+
+def test_curves_of_a_training_are_drawn(tmp_path: Path) -> None:
+    seen = dict.fromkeys(("subject", "action", "colour", "size", "scene"), 0.5)
+    said = dict.fromkeys(("answers", "tokens", "clause", "level"), 0.5)
+    rows = [{"phase": "vision", "step": n, **seen} for n in (25, 50)] + [{"phase": "language", "step": 25, **said}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 800 and len(picture.convert("RGB").getcolors(1 << 20) or []) > 10
 
 
 def test_label_scores_are_log_probabilities_that_read_the_clip(loaded) -> None:  # type: ignore[no-untyped-def]

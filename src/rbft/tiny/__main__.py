@@ -1,7 +1,6 @@
 """`python -m rbft.tiny`: train the embedded model, evaluate it, write its clips. Torch is loaded where it is used."""
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument(
         "--severity", type=float, default=night_yard.DEFAULT_SEVERITY, help="of the domain shift, 0 to 1.5"
     )
-    judge.add_argument("--json", type=Path, help="also write the tables to this file")
+    judge.add_argument("--card", action="store_true", help="also write the tables into the checkpoint's model card")
     draw = commands.add_parser("render", help="write a night-yard folder: H.264 clips and clips.csv")
     draw.add_argument("--out", type=Path, required=True, help="folder to write")
     draw.add_argument("--train", type=int, default=400, help="labelled training clips (default: 400)")
@@ -73,7 +72,7 @@ def _train(args: argparse.Namespace) -> None:
 
     from rbft.tiny.checkpoint import save_checkpoint
     from rbft.tiny.pool import open_pool
-    from rbft.tiny.report import model_card
+    from rbft.tiny.report import draw_curves, model_card
     from rbft.tiny.train import Settings, train
 
     torch.set_num_threads(args.threads)
@@ -85,22 +84,21 @@ def _train(args: argparse.Namespace) -> None:
     trainee = train(args.out, pool, settings, resume=args.resume)
     folder = args.out / "checkpoint"
     save_checkpoint(trainee.model, trainee.tokenizer, folder, model_card({}))
-    print(f"saved {folder}; measure it with: python -m rbft.tiny evaluate --checkpoint {folder}")
+    draw_curves(args.out / "log.jsonl", args.out / "curves.png")
+    print(f"saved {folder}; its curves: {args.out / 'curves.png'}")
+    print(f"measure it with: python -m rbft.tiny evaluate --checkpoint {folder}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from rbft.tiny.checkpoint import load_checkpoint
-    from rbft.tiny.evaluate import Results, evaluate
+    from rbft.tiny.evaluate import evaluate
+    from rbft.tiny.report import model_card, results_tables
 
     model, processor = load_checkpoint(args.checkpoint)
-    results: Results = evaluate((model, processor.tokenizer), args.clips, args.severity)
-    for title, rows in results.items():
-        print(f"\n{title}")
-        for name, share in rows.items():
-            print(f"  {name:40} {share}")
-    if args.json:
-        plain = {title: {name: [s.right, s.n] for name, s in rows.items()} for title, rows in results.items()}
-        args.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    results = evaluate((model, processor.tokenizer), args.clips, args.severity)
+    print(results_tables(results))
+    if args.card:
+        (args.checkpoint / "README.md").write_text(model_card(results), encoding="utf-8")
 
 
 def _render(args: argparse.Namespace) -> None:

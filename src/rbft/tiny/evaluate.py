@@ -1,5 +1,6 @@
 """What the embedded model can do, measured on clips it has never seen."""
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 from rbft.tiny import night_yard
 from rbft.tiny.language import label_prompt, parse_description, rationale_prompt, words_of
 from rbft.tiny.pool import NUM_FRAMES, small_frames, spec_at
+from rbft.tiny.shift import SEVERITIES
 from rbft.tiny.speak import answers, label_scores
 from rbft.tiny.tasks import (
     Lesson,
     Scene,
     bare_labels,
     defined_labels,
+    free_form,
     multiple_choice,
     numerical,
     ocr,
@@ -120,9 +123,15 @@ def description_shares(said: Sequence[Mapping[str, str]], specs: Sequence[SceneS
 
 
 def _asked(speaker: Speaker, sample: Sample, lessons: list[Lesson]) -> Share:
-    said = answers(*speaker, sample.frames, [lesson.prompt for lesson in lessons])
+    return _right(answers(*speaker, sample.frames, [lesson.prompt for lesson in lessons]), lessons)
+
+
+def _right(said: Sequence[str], lessons: Sequence[Lesson]) -> Share:
     right = sum(_final(text) == _final(lesson.answer) for text, lesson in zip(said, lessons, strict=True))
     return Share(right, len(lessons))
+
+
+_TAGGED = re.compile(r"<think>[^<]*</think><answer>[^<]*</answer>")
 
 
 def _final(text: str) -> str:
@@ -135,17 +144,18 @@ def task_shares(speaker: Speaker, sample: Sample, seed: int = 0) -> dict[str, Sh
     rng = np.random.default_rng([HELD_OUT_SEED, seed])
     scenes = sample.scenes
     shares = {}
-    for ask in (multiple_choice, numerical, ocr, regression, verification, bare_labels):
+    for ask in (multiple_choice, numerical, ocr, free_form, regression, verification, bare_labels):
         lessons = [ask(scene, rng, 0.5) for scene in scenes]
         shares[lessons[0].kind] = _asked(speaker, sample, lessons)
     for name, level in (("one word a label", 0.0), ("mixed rules", 0.5), ("hard rules", 1.0)):
         shares[f"defined labels, {name}"] = _asked(speaker, sample, [defined_labels(s, rng, level) for s in scenes])
     hard = [defined_labels(scene, rng, 1.0) for scene in scenes]
     pairs = list(zip(hard, scenes, strict=True))
-    shares["defined labels, hard rules, thinking"] = _asked(
-        speaker, sample, [with_thought(x, s, rng) for x, s in pairs]
-    )
+    thought = [with_thought(lesson, scene, rng) for lesson, scene in pairs]
+    said = answers(*speaker, sample.frames, [lesson.prompt for lesson in thought])
+    shares["defined labels, hard rules, thinking"] = _right(said, thought)
     shares["defined labels, hard rules, true notes"] = _asked(speaker, sample, [with_notes(x, s) for x, s in pairs])
+    shares["thinking, tags as asked"] = Share(sum(bool(_TAGGED.fullmatch(text)) for text in said), len(said))
     return shares
 
 
@@ -164,6 +174,18 @@ def yard_shares(speaker: Speaker, sample: Sample, said: Sequence[Mapping[str, st
     }
 
 
+def severity_shares(speaker: Speaker, num: int) -> dict[str, Share]:
+    """How the yard's steps of severity change what is described and what a label can be."""
+    shares = {}
+    for name, severity in SEVERITIES.items():
+        yard = yard_sample(num, severity)
+        said = descriptions(speaker, yard)
+        found = description_shares(said, yard.specs) | yard_shares(speaker, yard, said)
+        kept = ("subject", "action", "zero-shot, labels scored", "rule on own descriptions")
+        shares |= {f"{name} ({severity:g}): {row}": found[row] for row in kept}
+    return shares
+
+
 def evaluate(speaker: Speaker, num: int, severity: float = night_yard.DEFAULT_SEVERITY) -> Results:
     """All tables, on `num` clips each."""
     clean, yard = general_sample(num), yard_sample(num, severity)
@@ -173,4 +195,5 @@ def evaluate(speaker: Speaker, num: int, severity: float = night_yard.DEFAULT_SE
         "descriptions, night yard": description_shares(said, yard.specs),
         "questions, general world": task_shares(speaker, clean),
         "labels, night yard": yard_shares(speaker, yard, said),
+        "night yard by severity": severity_shares(speaker, num),
     }

@@ -1,10 +1,9 @@
 """The model card and the training curves."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
-from rbft.tiny.evaluate import Results, Share
+from rbft.tiny.evaluate import Results
 
 _HEAD = """\
 ---
@@ -22,8 +21,8 @@ subjects, eight actions, six scenes, in 84 x 84 pixels, two frames a second. It 
 world: do not use it on real clips.
 
 It reads these prompts: a description along subjects, attributes, actions and scenes; a label out of labels that the
-prompt names; short questions; and, when asked to think first, `<think>...</think><answer>...</answer>`. It does not
-follow labels that the prompt defines: fine-tuning has to connect what it sees to labels.
+prompt names or defines by a rule; short questions; and, when asked to think first,
+`<think>...</think><answer>...</answer>`.
 
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -53,11 +52,6 @@ def model_card(results: Results) -> str:
     return _HEAD + (f"\n## Measured\n\n{results_tables(results)}\n" if results else "")
 
 
-def read_results(plain: Mapping[str, Mapping[str, list[int]]]) -> Results:
-    """Tables as `evaluate --json` wrote them."""
-    return {title: {name: Share(*pair) for name, pair in rows.items()} for title, rows in plain.items()}
-
-
 def draw_curves(log: Path, picture: Path) -> None:
     """Draws a run's `log.jsonl` as a picture: what the heads see, then what the answers cost."""
     import matplotlib
@@ -78,6 +72,7 @@ def draw_curves(log: Path, picture: Path) -> None:
     right.plot(
         [row["step"] for row in language], _smooth([row["tokens"] for row in language]), label="answer tokens right"
     )
+    right.plot([row["step"] for row in language], _smooth([row["clause"] for row in language]), label="clauses right")
     right.plot([row["step"] for row in language], [row["level"] for row in language], "--", label="level of difficulty")
     right.set(title="Learning to speak", xlabel="step (16 clips, about 4 questions each)")
     for axis in (left, right):
