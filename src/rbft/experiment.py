@@ -5,27 +5,25 @@ Every default is the paper's (arXiv 2511.15923, section 4.1), so the smallest fi
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from rbft.arms import PRESET_ARMS, Arm, Section, Stage, did_you_mean, match_fault
 from rbft.errors import ExperimentError
 from rbft.files import parse_yaml, read_yaml, yaml_fault
 from rbft.prompts import BUILT_IN
-from rbft.records import RationaleFormat, StageKind
+
+__all__ = [
+    "PRESET_ARMS", "Arm", "ClipLimits", "Evaluation", "Experiment", "Lora", "Rationales", "Sampling", "Section",
+    "SplitRule", "Stage", "Training", "load_experiment", "make_experiment",
+]  # fmt: skip
 
 _MAX_SEED = 2**32 - 1
-
-
-class Section(BaseModel):
-    """Base of the parts of an experiment: closed, immutable, strict about unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Sampling(Section):
@@ -118,52 +116,6 @@ class Evaluation(Section):
     resamples: int = Field(2_000, ge=100, description="bootstrap resamples")
 
 
-class Stage(Section):
-    """One training stage: a parent checkpoint learns examples and leaves a child."""
-
-    kind: StageKind
-    format: RationaleFormat = Field("P+R", description="rationale stage: whether and where the label stands")
-    self_share: float = Field(1.0, ge=0, le=1, description="share of clips with the model's own rationale, rest human")
-    match_steps_of: str | None = Field(None, description="label stage: as many optimizer steps as this whole arm")
-    training: dict[str, Any] = Field(default_factory=dict, description="overrides of the `training` section")
-
-    @model_validator(mode="after")
-    def _fits_kind(self) -> Self:
-        if self.kind == "label" and (self.format != "P+R" or self.self_share != 1.0):
-            raise ValueError("`format` and `self_share` belong to a rationale stage; a label stage learns bare labels")
-        if self.kind == "rationale" and self.match_steps_of:
-            raise ValueError("`match_steps_of` belongs to a label stage")
-        return self
-
-
-class Arm(Section):
-    """A named list of stages; the empty list is zero-shot. The bare name of a preset stands for the preset."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$")
-    stages: tuple[Stage, ...]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value not in PRESET_ARMS:
-            hint = _did_you_mean(value, PRESET_ARMS) or "."
-            raise ValueError(f"unknown arm {value!r}{hint} Known: {', '.join(PRESET_ARMS)}, or write name and stages")
-        return {"name": value, "stages": PRESET_ARMS[value]}
-
-
-_LABEL = Stage(kind="label")
-PRESET_ARMS: dict[str, tuple[Stage, ...]] = {
-    "zero-shot": (),
-    "direct": (_LABEL,),
-    "direct-matched": (Stage(kind="label", match_steps_of="rb-ft"),),
-    "rb-ft": (Stage(kind="rationale"), _LABEL),
-    "rb-ft-p+c+r": (Stage(kind="rationale", format="P+C+R"), _LABEL),
-    "rb-ft-p+r+c": (Stage(kind="rationale", format="P+R+C"), _LABEL),
-}
-
-
 class Experiment(Section):
     """Clips, a model, labels and arms. See `examples/` for files to copy."""
 
@@ -217,7 +169,7 @@ class Experiment(Section):
         known = PRESET_ARMS | {arm.name: arm.stages for arm in arms}
         for arm in arms:
             for number, stage in enumerate(arm.stages, 1):
-                fault = None if stage.match_steps_of is None else _match_fault(stage.match_steps_of, known)
+                fault = None if stage.match_steps_of is None else match_fault(arm.name, stage.match_steps_of, known)
                 if fault:
                     faults.append(f"{arm.name}: stage {number}: match_steps_of: {fault}")
         _stop_at(faults)
@@ -254,7 +206,7 @@ class Experiment(Section):
                 return arm
         if name not in PRESET_ARMS:
             names = list(dict.fromkeys([arm.name for arm in self.arms] + list(PRESET_ARMS)))
-            raise ExperimentError(f"no arm {name!r}{_did_you_mean(name, names) or '.'} Arms are {', '.join(names)}")
+            raise ExperimentError(f"no arm {name!r}{did_you_mean(name, names) or '.'} Arms are {', '.join(names)}")
         return Arm(name=name, stages=PRESET_ARMS[name])
 
 
@@ -293,24 +245,6 @@ def _label_faults(labels: Sequence[Any]) -> list[str]:
 def _one_line(definition: Any) -> Any:
     """A definition without line breaks: YAML's block texts end with one."""
     return " ".join(definition.split()) if isinstance(definition, str) else "" if definition is None else definition
-
-
-def _match_fault(name: str, known: Mapping[str, tuple[Stage, ...]]) -> str | None:
-    """Why a stage cannot take as many steps as the arm of that name: it must have steps, and steps of its own."""
-    if name not in known:
-        return f"no arm {name!r}{_did_you_mean(name, known) or '.'} Arms are {', '.join(known)}"
-    if not known[name]:
-        return f"arm {name!r} has no stage, so no steps to match"
-    others = [stage.match_steps_of for stage in known[name] if stage.match_steps_of is not None]
-    if others:
-        return f"arm {name!r} matches the steps of {others[0]!r} itself; name an arm with steps of its own"
-    return None
-
-
-def _did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    folded = {name.casefold(): name for name in allowed}
-    close = difflib.get_close_matches(word.casefold(), folded, n=1)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ""
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -403,7 +337,7 @@ def _nearest(location: tuple[int | str, ...], root: type[BaseModel]) -> str:
         if section is not None and isinstance(part, str):
             section = _section_in(section.model_fields[part].annotation) if part in section.model_fields else None
     names = list(section.model_fields) if section else []
-    return _did_you_mean(str(location[-1]), names) or (f"; there are {', '.join(names)}" if names else "")
+    return did_you_mean(str(location[-1]), names) or (f"; there are {', '.join(names)}" if names else "")
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

@@ -117,7 +117,7 @@ def _row(findings: Findings, run: ArmRun) -> ArmReport:
     return arm_report(
         run.predictions,
         labels=findings.labels,
-        stages=[f"{s.kind} {s.format}" if s.kind == "rationale" else s.kind for s in run.arm.stages],
+        stages=[stage.title for stage in run.arm.stages],
         num_steps=max((sum(c.num_steps for c in chain) for chain in chains), default=0),
         resamples=findings.experiment.evaluation.resamples,
     )

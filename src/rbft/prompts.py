@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from rbft.errors import ExperimentError
 from rbft.files import read_yaml
@@ -19,7 +19,11 @@ DIMENSIONS = ("subjects", "attributes", "actions", "scenes")
 
 
 class PromptTemplates(Record):
-    """One file of templates. `dimensions` holds, per dimension, words of which a rationale on the template has one."""
+    """One file of templates. `dimensions` holds, per dimension, words of which a rationale on the template has one.
+
+    `plain`, `hint` and `described` are asked by some arms alone, so they are no part of the templates' fingerprint:
+    what they ask stands in the fingerprints of the texts and examples that come of it.
+    """
 
     schema_version: Literal[1]
     name: str
@@ -28,6 +32,9 @@ class PromptTemplates(Record):
     label_item: str
     label_item_bare: str
     dimensions: dict[str, tuple[str, ...]]
+    plain: str | None = Field(None, exclude=True)
+    hint: str | None = Field(None, exclude=True)
+    described: str | None = Field(None, exclude=True)
 
 
 class Prompts(Record):
@@ -41,14 +48,30 @@ class Prompts(Record):
         """The label-free question that makes the model explain a clip (paper: P_rationale)."""
         return self.templates.rationale.format(persona=self.persona)
 
+    def plain_rationale(self) -> str:
+        """A request for the same explanation without persona: what the persona prompt is distilled into."""
+        assert self.templates.plain is not None, "an arm that needs `plain` is refused where there is none"
+        return self.templates.plain.format()
+
+    def hinted_rationale(self, label: str) -> str:
+        """The rationale prompt that also tells the clip's label, for label-hinted arms alone."""
+        assert self.templates.hint is not None, "an arm that needs `hint` is refused where there is none"
+        return self.templates.hint.format(prompt=self.rationale(), label=self._item(label).rstrip("\n"))
+
+    def describing(self, max_new_tokens: int) -> Describing:
+        """How a clip is described before its label is asked for."""
+        assert self.templates.described is not None, "an arm that needs `described` is refused where there is none"
+        return Describing(template=self.templates.described, max_new_tokens=max_new_tokens)
+
+    def _item(self, label: str) -> str:
+        definition = self.labels[label]
+        if definition:
+            return self.templates.label_item.format(label=label, definition=definition.rstrip("."))
+        return self.templates.label_item_bare.format(label=label)
+
     def label(self) -> str:
         """The classification query over the whole label set."""
-        items = [
-            self.templates.label_item.format(label=label, definition=definition.rstrip("."))
-            if definition
-            else self.templates.label_item_bare.format(label=label)
-            for label, definition in self.labels.items()
-        ]
+        items = [self._item(label) for label in self.labels]
         joined = "".join(items) if items[0].endswith("\n") else " ".join(items)
         return self.templates.label.format(labels=joined.rstrip("\n"))
 
@@ -63,6 +86,17 @@ class Prompts(Record):
             case "P+R+C":
                 assert label is not None, "an unlabelled clip has no P+R+C"
                 return f"{text}\nLabel: {label}"
+
+
+class Describing(Record):
+    """Describe, then classify: the query's template, and how long the model's own description may be."""
+
+    template: str
+    max_new_tokens: int
+
+    def query(self, prompts: Prompts, description: str) -> str:
+        """The classification query after a description of the clip, in one turn."""
+        return self.template.format(rationale=description, query=prompts.label())
 
 
 def load_prompts(name_or_file: str, *, persona: str, labels: Mapping[str, str]) -> Prompts:
@@ -82,7 +116,8 @@ def load_prompts(name_or_file: str, *, persona: str, labels: Mapping[str, str]) 
     except ValidationError as error:
         faults = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ExperimentError([fault.replace(": schema_version: ", ": schema: ", 1) for fault in faults]) from None
-    faults = [f for f in (_fields(path, templates, name, fields) for name, fields in _FIELDS.items()) if f]
+    given = {name: fields for name, fields in _FIELDS.items() if getattr(templates, name) is not None}
+    faults = [f for f in (_fields(path, templates, name, fields) for name, fields in given.items()) if f]
     if sorted(templates.dimensions) != sorted(DIMENSIONS):
         faults.append(f"{path}: dimensions: {sorted(templates.dimensions)} must be {sorted(DIMENSIONS)}")
     if faults:
@@ -90,11 +125,14 @@ def load_prompts(name_or_file: str, *, persona: str, labels: Mapping[str, str]) 
     return Prompts(templates=templates, persona=persona, labels=dict(labels))
 
 
-_FIELDS = {
+_FIELDS: dict[str, set[str]] = {
     "rationale": {"persona"},
     "label": {"labels"},
     "label_item": {"label", "definition"},
     "label_item_bare": {"label"},
+    "plain": set(),
+    "hint": {"prompt", "label"},
+    "described": {"rationale", "query"},
 }
 
 

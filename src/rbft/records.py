@@ -17,9 +17,12 @@ ClipProblem = Literal[
     "missing", "empty", "unreadable", "no_video_stream", "encrypted", "zero_length", "partial", "too_large",
     "too_long", "too_short", "too_slow", "unsupported", "outside", "duplicate",
 ]  # fmt: skip
-DropReason = Literal["empty", "truncated", "repeating", "refusal", "names_label", "off_template", "contradicts_label"]
+DropReason = Literal[
+    "empty", "truncated", "repeating", "refusal", "names_label", "off_template", "contradicts_label", "low_agreement",
+    "changed_by_hint",
+]  # fmt: skip
 RationaleFormat = Literal["P+R", "P+C+R", "P+R+C"]
-StageKind = Literal["rationale", "label"]
+StageKind = Literal["rationale", "label", "joint"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -174,6 +177,8 @@ class Rationale(Record):
     prompt_fingerprint: str
     seed: int
     verdict: Verdict
+    agreement: dict[str, Probability] | None = None
+    """Of a voted text: by dimension, how well the chosen text agrees with those of the other samples."""
 
 
 class Example(Record):
@@ -366,13 +371,13 @@ class Focus(Record):
 
 
 class ArmFocus(Record):
-    """Means of an arm's `Focus` over clips and seeds."""
+    """Means of an arm's `Focus` over clips and seeds; None where no clip has a value under every seed."""
 
-    visual_share: Estimate
-    mass: Estimate
-    pointing: Estimate
-    gradient_mass: Estimate
-    gradient_pointing: Estimate
+    visual_share: Estimate | None
+    mass: Estimate | None
+    pointing: Estimate | None
+    gradient_mass: Estimate | None
+    gradient_pointing: Estimate | None
 
 
 class ArmMasking(Record):
@@ -409,8 +414,10 @@ class Grounding(Record):
     clips: int
     """Test clips with at least one object: all numbers are of these."""
     clips_without_objects: int
-    area: Probability
-    target_share: Probability
+    area: Probability | None
+    """Mean of `Focus.area`: the chance level of the mass in boxes; None where attention was not measured."""
+    target_share: Probability | None
+    """Mean of `Focus.target_share`: the chance level of the pointing game."""
     covered_share: Probability | None = None
     """Share of all pixels that the object masks cover; the random patches are as large."""
     touched_share: Probability | None = None

@@ -5,43 +5,37 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rbft.answers import AuditThresholds, load_thresholds
+from rbft.chains import run_arm
 from rbft.clips.cache import FrameCache
 from rbft.clips.grouped import Bad, by_reason, counted
-from rbft.clips.ingest import ClipFrames, build_manifest, clip_frames, inspect_clips
+from rbft.clips.ingest import build_manifest, clip_frames, inspect_clips
 from rbft.clips.manifest import Listing, read_manifest
 from rbft.errors import ExperimentError, ManifestError
-from rbft.evaluation.predict import predict_clips
 from rbft.evaluation.verdict import dataset_report
-from rbft.experiment import Arm, Experiment, Stage, load_experiment
+from rbft.experiment import Experiment, load_experiment
 from rbft.files import held, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.models.sources import Source, resolve
-from rbft.models.vlm import VLM, device_name, grid_of
+from rbft.models.vlm import device_name, grid_of
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
-from rbft.rationales.generate import rationale_key, write_rationales
 from rbft.records import (
     Checkpoint,
     Clip,
-    Example,
     Grid,
     Manifest,
-    Prediction,
-    Probe,
     Rationale,
     Report,
     fingerprint,
 )
+from rbft.session import Session
 from rbft.store import RunStore
-from rbft.training.examples import label_examples, rationale_examples, stage_faults
-from rbft.training.stages import StageJob, finished_stage, train_stage
-from rbft.training.supervised import num_steps
+from rbft.training.examples import stage_faults
 
 NUM_EXAMPLE_CLIPS = 8
 
@@ -82,45 +76,11 @@ def run_experiment(experiment: Experiment, reporter: Reporter | None = None) -> 
     store = RunStore(Path(experiment.output) / experiment.name)
     with held(store.root):
         session = _prepare(experiment, found, store, reporter)
-        arms = {arm.name: _run_arm(session, arm) for arm in experiment.arms}
+        arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}
         return _report(session, arms)
 
 
 # -- clips and frames ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Session:
-    """What all arms share. Models are loaded when first needed, and only one is held at a time."""
-
-    experiment: Experiment
-    store: RunStore
-    reporter: Reporter
-    manifest: Manifest
-    frames: ClipFrames
-    frame_keys: dict[str, str]
-    probes: dict[str, Probe]
-    prompts: Prompts
-    thresholds: AuditThresholds
-    base: Checkpoint
-    held: tuple[str, VLM] | None = None
-    rationales: dict[str, Rationale] | None = None
-    clips: dict[str, Clip] = field(default_factory=dict)
-    stages: dict[str, Checkpoint] = field(default_factory=dict)
-
-    def vlm(self, path: str, working: Callable[[], None]) -> VLM:
-        """The model at that path, for inference; says through `working` that there is work."""
-        working()
-        if self.held is None or self.held[0] != path:
-            self.release()
-            loaded = VLM.load(path, allow_remote_code=self.experiment.allow_remote_code)
-            self.held = (path, loaded)
-        return self.held[1]
-
-    def release(self) -> None:
-        """Let go of the model in memory, before another one is loaded or trained."""
-        self.held = None
-        gc.collect()
 
 
 @dataclass(frozen=True)
@@ -147,7 +107,7 @@ def _look_up(experiment: Experiment) -> _Found:
     return _Found(listing, prompts, load_thresholds(None), source, grid)
 
 
-def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: Reporter) -> _Session:
+def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: Reporter) -> Session:
     """Read every clip into the cache, and write down what is run."""
     listing, source, prompts = found.listing, found.source, found.prompts
     cache = FrameCache(Path(experiment.output) / "cache" / "frames")
@@ -164,7 +124,7 @@ def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: R
             progress=advance,
         )
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
-    _refuse_impossible(experiment, manifest)
+    _refuse_impossible(experiment, manifest, prompts)
     left_out = [Bad(left.path, left.reason, left.detail) for left in manifest.left_out]
     for line in by_reason(left_out, f"{store.root / 'manifest.json'} lists every clip"):
         reporter.say(f"left out: {line}")
@@ -187,7 +147,7 @@ def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: R
         seed=0,
         num_steps=0,
     )
-    return _Session(
+    return Session(
         experiment=experiment,
         store=store,
         reporter=reporter,
@@ -202,8 +162,8 @@ def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: R
     )
 
 
-def _refuse_impossible(experiment: Experiment, manifest: Manifest) -> None:
-    """Raise ManifestError where the clips cannot be measured, or an arm lacks what it needs from them."""
+def _refuse_impossible(experiment: Experiment, manifest: Manifest, prompts: Prompts) -> None:
+    """Raise ManifestError where the clips cannot be measured, or an arm lacks what it needs from these."""
     if not any(clip.label is not None for clip in manifest.clips):
         raise ManifestError(f"{experiment.clips}: no clip has a label; fill a column named `label`")
     dataset_report(manifest)
@@ -212,142 +172,19 @@ def _refuse_impossible(experiment: Experiment, manifest: Manifest) -> None:
         f"arm {arm.name!r}, stage {number} ({stage.kind}): {fault}"
         for arm in experiment.arms
         for number, stage in enumerate(arm.stages, 1)
-        for fault in stage_faults(train, stage)
+        for fault in stage_faults(train, stage, prompts)
     ]
     if faults:
         raise ManifestError(faults)
 
 
-# -- rationales ----------------------------------------------------------------------------------------------------
-
-
-def _rationales(session: _Session) -> dict[str, Rationale]:
-    """The base model's rationales of all training clips, labelled or not, written once for all arms and seeds."""
-    if session.rationales is None:
-        train = session.manifest.of("train")
-        session.rationales = _write_rationales(session, train, "Writing rationales", "rationales")
-    return session.rationales
-
-
-def _write_rationales(session: _Session, clips: Sequence[Clip], what: str, step: str) -> dict[str, Rationale]:
-    settings = session.experiment.rationales
-    key = rationale_key(session.base, session.prompts, settings, session.thresholds, session.experiment.sampling)
-    with session.store.timed(step, key) as working, session.reporter.counted(what, len(clips)) as advance:
-        written = write_rationales(
-            lambda: session.vlm(session.base.path, working),
-            clips,
-            session.frames,
-            session.frame_keys,
-            session.prompts,
-            settings,
-            session.thresholds,
-            session.store.rationales(key),
-            advance=advance,
-        )
-    return {rationale.clip_id: rationale for rationale in written}
-
-
-# -- arms ----------------------------------------------------------------------------------------------------------
-
-
-def _run_arm(session: _Session, arm: Arm) -> ArmRun:
-    """All seeds of an arm: its stages, then its predictions of the test clips. Zero-shot has nothing to seed."""
-    seeds = session.experiment.seeds if arm.stages else session.experiment.seeds[:1]
-    checkpoints: dict[int, list[Checkpoint]] = {}
-    predictions: dict[int, list[Prediction]] = {}
-    for seed in seeds:
-        chain = [session.base]
-        for number, stage in enumerate(arm.stages, 1):
-            chain.append(_run_stage(session, arm, number, stage, chain[-1], seed))
-        checkpoints[seed] = chain[1:]
-        predictions[seed] = _predict(session, arm, chain[-1], seed)
-    return ArmRun(arm=arm, checkpoints=checkpoints, predictions=predictions)
-
-
-def _run_stage(session: _Session, arm: Arm, number: int, stage: Stage, parent: Checkpoint, seed: int) -> Checkpoint:
-    examples = _examples(session, stage, seed)
-    if not examples:
-        raise ExperimentError(
-            f"arm {arm.name!r}, stage {number} ({stage.kind}): no training example is left"
-            + ("; every rationale was dropped, see the rationales folder" if stage.kind == "rationale" else "")
-        )
-    recipe = session.experiment.stage_training(stage)
-    steps = num_steps(len(examples), recipe)
-    if stage.match_steps_of is not None:
-        steps = _steps_of(session, session.experiment.arm(stage.match_steps_of), seed)
-    job = StageJob(
-        stage=stage,
-        parent=parent,
-        examples=examples,
-        recipe=recipe,
-        steps=steps,
-        seed=seed,
-        prompts=session.prompts,
-        sampling=session.experiment.sampling,
-        length_normalisation=session.experiment.evaluation.length_normalisation,
-        clips=session.clips,
-        frame_keys=session.frame_keys,
-    )
-    if job.key not in session.stages:
-        title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"
-        session.stages[job.key] = finished_stage(job, session.store) or _train(session, arm, job, title)
-    return session.stages[job.key]
-
-
-def _train(session: _Session, arm: Arm, job: StageJob, title: str) -> Checkpoint:
-    session.release()
-    session.reporter.say(title)
-    with session.store.timed(f"train {arm.name}: {job.stage.kind}", job.key) as working:
-        working()
-        return train_stage(job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code)
-
-
-def _examples(session: _Session, stage: Stage, seed: int) -> list[Example]:
-    train = session.manifest.of("train")
-    if stage.kind == "label":
-        balanced = session.experiment.stage_training(stage).class_weights == "balanced"
-        return label_examples(train, session.prompts, balanced=balanced)
-    written = _rationales(session) if stage.self_share > 0 else {}
-    return rationale_examples(train, stage, session.prompts, written, seed=seed)
-
-
-def _steps_of(session: _Session, arm: Arm, seed: int) -> int:
-    """Optimizer steps of a whole arm under one seed."""
-    return sum(
-        num_steps(len(_examples(session, stage, seed)), session.experiment.stage_training(stage))
-        for stage in arm.stages
-    )
-
-
-def _predict(session: _Session, arm: Arm, checkpoint: Checkpoint, seed: int) -> list[Prediction]:
-    test = session.manifest.of("test", labelled=True)
-    settings = session.experiment.evaluation
-    key = fingerprint(
-        "predict", checkpoint.fingerprint, session.prompts.label(), list(session.prompts.labels),
-        settings.length_normalisation, settings.generate,
-        [(clip.clip_id, clip.label, session.frame_keys[clip.clip_id]) for clip in test],
-    )  # fmt: skip
-    what = f"{arm.name}, seed {seed}: test clips" if arm.stages else f"{arm.name}: test clips"
-    step = f"predict {arm.name}"
-    with session.store.timed(step, key) as working, session.reporter.counted(what, len(test)) as advance:
-        return predict_clips(
-            lambda: session.vlm(checkpoint.path, working),
-            checkpoint.fingerprint,
-            test,
-            session.frames,
-            session.prompts,
-            settings,
-            session.store.predictions(key),
-            advance=advance,
-        )
-
-
 # -- report --------------------------------------------------------------------------------------------------------
 
 
-def _report(session: _Session, arms: Mapping[str, ArmRun]) -> Outcome:
+def _report(session: Session, arms: Mapping[str, ArmRun]) -> Outcome:
     examples = _example_clips(session)
-    explained = _write_rationales(session, examples, "Explaining example clips", "examples")
+    written = _written(session, arms)
+    explained = session.ask(session.base, session.request, examples, what="Explaining example clips", step="examples")
     findings = Findings(
         experiment=session.experiment,
         store=session.store,
@@ -355,7 +192,7 @@ def _report(session: _Session, arms: Mapping[str, ArmRun]) -> Outcome:
         frames=session.frames,
         probes=session.probes,
         arms=arms,
-        rationales=list((session.rationales or {}).values()),
+        rationales=written,
         thresholds=session.thresholds,
         examples=examples,
         explained=explained,
@@ -371,7 +208,14 @@ def _report(session: _Session, arms: Mapping[str, ArmRun]) -> Outcome:
     return Outcome(report=report, page=page, classifier=classifier)
 
 
-def _example_clips(session: _Session) -> list[Clip]:
+def _written(session: Session, arms: Mapping[str, ArmRun]) -> list[Rationale]:
+    """The base's rationales of the training clips; where no arm asked for them, what the first arm chose from."""
+    known = session.texts.get(session.request.key(session.base, session.experiment.sampling), {})
+    train = [known[clip.clip_id] for clip in session.manifest.of("train") if clip.clip_id in known]
+    return train or next((list(run.rationales) for run in arms.values() if run.rationales), [])
+
+
+def _example_clips(session: Session) -> list[Clip]:
     """A few test clips of every label in turn, in manifest order."""
     by_label = {
         label: [c for c in session.manifest.of("test", labelled=True) if c.label == label]

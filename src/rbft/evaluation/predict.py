@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from rbft.files import JsonlAppender, read_jsonl
 from rbft.models.generate import generate
 from rbft.models.score import score_answers
 from rbft.models.vlm import VLM, Encoded, FrameSource, by_size
-from rbft.prompts import Prompts
+from rbft.prompts import Describing, Prompts
 from rbft.records import Clip, FramePlan, Prediction
 
 
@@ -28,21 +28,31 @@ def predict_clips(
     path: Path,
     *,
     advance: Callable[[int], None],
+    describing: Describing | None = None,
+    descriptions: Mapping[str, str] | None = None,
 ) -> list[Prediction]:
     """Predict every clip that `path` does not hold yet; return all in clip order. Appended batch by batch.
 
-    `load` is called only where something is missing.
+    `load` is called only where something is missing. `descriptions` are the checkpoint's own, by clip id, where it
+    describes a clip before it is asked for the label.
     """
     done = {p.clip_id: p for p in read_jsonl(path, Prediction)} if path.exists() else {}
     advance(len(done))
     waiting = [clip for clip in by_size(clips, frames) if clip.clip_id not in done]
     if waiting:
         vlm = load()
-        query = LabelQuery(vlm, prompts, settings)
+        query = LabelQuery(vlm, prompts, settings, describing)
         with JsonlAppender(path) as file:
             for start in range(0, len(waiting), settings.batch_size):
                 batch = waiting[start : start + settings.batch_size]
-                encoded = [query.encode(frames.read(c.clip_id), frames.plan(c.clip_id)) for c in batch]
+                encoded = [
+                    query.encode(
+                        frames.read(c.clip_id),
+                        frames.plan(c.clip_id),
+                        None if descriptions is None else descriptions[c.clip_id],
+                    )
+                    for c in batch
+                ]
                 made = query.answer(checkpoint, [(c.clip_id, c.label) for c in batch], encoded)
                 file.append(made)
                 done |= {p.clip_id: p for p in made}
@@ -53,16 +63,26 @@ def predict_clips(
 class LabelQuery:
     """The classification query of one checkpoint: the same in evaluation, in `rbft predict` and in the Python API."""
 
-    def __init__(self, vlm: VLM, prompts: Prompts, settings: Evaluation) -> None:
+    def __init__(self, vlm: VLM, prompts: Prompts, settings: Evaluation, describing: Describing | None = None) -> None:
         self._vlm = vlm
         self._settings = settings
+        self._prompts = prompts
+        self._describing = describing
         self._labels = list(prompts.labels)
-        self._prompt = prompts.label()
         self._answers = [vlm.answer_ids(label) for label in self._labels]
 
-    def encode(self, frames: Frames, plan: FramePlan) -> Encoded:
-        """One clip under the classification query."""
-        return self._vlm.encode(frames, plan, self._prompt)
+    def encode(self, frames: Frames, plan: FramePlan, description: str | None = None) -> Encoded:
+        """One clip under the classification query; where it follows a description, the given one or one made now."""
+        if self._describing is None:
+            return self._vlm.encode(frames, plan, self._prompts.label())
+        told = self.describe(frames, plan) if description is None else description
+        return self._vlm.encode(frames, plan, self._describing.query(self._prompts, told))
+
+    def describe(self, frames: Frames, plan: FramePlan) -> str:
+        """The checkpoint's own description of a clip, greedy, as it stands before the query."""
+        assert self._describing is not None, "this checkpoint is asked for the label at once"
+        asked = self._vlm.encode(frames, plan, self._prompts.rationale())
+        return generate(self._vlm, [asked], max_new_tokens=self._describing.max_new_tokens)[0].text
 
     def answer(
         self, checkpoint: str, clips: Sequence[tuple[str, str | None]], encoded: Sequence[Encoded]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rbft.answers import AuditThresholds, audit
 from rbft.experiment import Rationales, Sampling
@@ -11,15 +13,53 @@ from rbft.files import JsonlAppender, read_jsonl
 from rbft.models.generate import Generated, generate
 from rbft.models.vlm import VLM, FrameSource, by_size
 from rbft.prompts import Prompts
-from rbft.records import Checkpoint, Clip, Rationale, fingerprint
+from rbft.records import Checkpoint, Clip, Rationale, Verdict, fingerprint
+
+_SEEDS_APART = 1_000_003
+"""Between the seeds of two samples: more than any run has clips, so that no two batches share a seed."""
 
 
-def rationale_key(
-    engine: Checkpoint, prompts: Prompts, settings: Rationales, thresholds: AuditThresholds, sampling: Sampling
-) -> str:
-    """Fingerprint of everything that decides a rationale but the clip: the file that holds them all."""
-    wanted = settings.model_dump(exclude={"batch_size"} if settings.temperature == 0 else set())
-    return fingerprint("rationales", engine.fingerprint, prompts, wanted, thresholds, sampling.model_dump())
+@dataclass(frozen=True)
+class Request:
+    """How rationales are asked for: prompts and settings; with the label told (`hinted`); which of several samples."""
+
+    prompts: Prompts
+    settings: Rationales
+    thresholds: AuditThresholds
+    hinted: bool = False
+    sample: int | None = None
+
+    def key(self, engine: Checkpoint, sampling: Sampling) -> str:
+        """Fingerprint of everything that decides a rationale but the clip: the file that holds them all."""
+        wanted = self.settings.model_dump(exclude={"batch_size"} if self.settings.temperature == 0 else set())
+        more: list[Any] = [["hint", self.prompts.templates.hint]] if self.hinted else []
+        more += [["sample", self.sample]] if self.sample is not None else []
+        return fingerprint(
+            "rationales", engine.fingerprint, self.prompts, wanted, self.thresholds, sampling.model_dump(), *more
+        )
+
+    def prompt(self, clip: Clip) -> str:
+        """What is asked about a clip; a hinted request needs its label."""
+        if not self.hinted:
+            return self.prompts.rationale()
+        assert clip.label is not None, f"{clip.clip_id} has no label to tell"
+        return self.prompts.hinted_rationale(clip.label)
+
+    def seed(self, start: int) -> int:
+        """The seed of the batch that begins at clip `start`."""
+        return start + _SEEDS_APART * (self.sample or 0)
+
+    def audit(self, text: str, finished: bool, clip: Clip) -> Verdict:
+        """The audit's verdict on a text about a clip."""
+        return audit(
+            text,
+            finished=finished,
+            labels=self.prompts.labels,
+            label=clip.label,
+            dimensions=self.prompts.templates.dimensions,
+            thresholds=self.thresholds,
+            drop_contradicting=self.settings.drop_contradicting,
+        )
 
 
 def write_rationales(
@@ -27,9 +67,7 @@ def write_rationales(
     clips: Sequence[Clip],
     frames: FrameSource,
     clip_keys: Mapping[str, str],
-    prompts: Prompts,
-    settings: Rationales,
-    thresholds: AuditThresholds,
+    request: Request,
     path: Path,
     *,
     advance: Callable[[int], None],
@@ -39,12 +77,12 @@ def write_rationales(
     `load` is called only where something is missing. Batches are cut from the whole list, so a restart asks the same
     questions under the same seeds. `advance` is called with the number of clips just finished.
     """
+    settings = request.settings
     found = read_jsonl(path, Rationale) if path.exists() else []
     keys = {clip.clip_id: fingerprint(clip_keys[clip.clip_id], clip.label) for clip in clips}
     done = {r.clip_id: r for r in found if keys.get(r.clip_id) == r.clip_key}
     advance(len(done))
     ordered = by_size(clips, frames)
-    prompt = prompts.rationale()
     with JsonlAppender(path) as file:
         for start in range(0, len(ordered), settings.batch_size):
             batch = ordered[start : start + settings.batch_size]
@@ -55,14 +93,14 @@ def write_rationales(
             asked = batch if settings.temperature > 0 else missing
             texts = generate(
                 vlm,
-                [vlm.encode(frames.read(c.clip_id), frames.plan(c.clip_id), prompt) for c in asked],
+                [vlm.encode(frames.read(c.clip_id), frames.plan(c.clip_id), request.prompt(c)) for c in asked],
                 max_new_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
-                seed=start,
+                seed=request.seed(start),
             )
             fresh = [
-                _audited(clip, keys[clip.clip_id], text, vlm.source.name, start, prompts, settings, thresholds)
+                _audited(request, clip, keys[clip.clip_id], text, vlm.source.name, request.seed(start))
                 for clip, text in zip(asked, texts, strict=True)
                 if clip.clip_id not in done
             ]
@@ -72,25 +110,7 @@ def write_rationales(
     return [done[clip.clip_id] for clip in clips]
 
 
-def _audited(
-    clip: Clip,
-    key: str,
-    text: Generated,
-    engine: str,
-    seed: int,
-    prompts: Prompts,
-    settings: Rationales,
-    thresholds: AuditThresholds,
-) -> Rationale:
-    verdict = audit(
-        text.text,
-        finished=text.finished,
-        labels=prompts.labels,
-        label=clip.label,
-        dimensions=prompts.templates.dimensions,
-        thresholds=thresholds,
-        drop_contradicting=settings.drop_contradicting,
-    )
+def _audited(request: Request, clip: Clip, key: str, text: Generated, engine: str, seed: int) -> Rationale:
     return Rationale(
         clip_id=clip.clip_id,
         clip_key=key,
@@ -98,7 +118,7 @@ def _audited(
         finished=text.finished,
         num_tokens=text.num_tokens,
         engine=engine,
-        prompt_fingerprint=fingerprint(prompts.rationale()),
+        prompt_fingerprint=fingerprint(request.prompt(clip)),
         seed=seed,
-        verdict=verdict,
+        verdict=request.audit(text.text, text.finished, clip),
     )

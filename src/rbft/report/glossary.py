@@ -17,6 +17,18 @@ ARM_MEANINGS = {
     ),
     "rb-ft-p+c+r": "As rb-ft, but in the first stage the label stands before the rationale.",
     "rb-ft-p+r+c": "As rb-ft, but in the first stage the label stands after the rationale.",
+    "rb-ft-voted": "As rb-ft, but each rationale is a vote, dimension by dimension, over seven sampled ones.",
+    "rb-ft-confident": "As rb-ft-voted, but only the half that the samples agree on most is learnt.",
+    "rb-ft-audited": "As rb-ft, but rationales that contradict the clip's label are not learnt.",
+    "rb-ft-labelled": "As rb-ft, but rationales of unlabelled clips are not learnt.",
+    "rb-ft-distilled": "As rb-ft, but rationales are learnt as the answer to a plain request, without the persona.",
+    "rb-ft-hinted": (
+        "As rb-ft, but rationales come from a prompt that tells the label, and only those that say what the model had "
+        "said without it are learnt."
+    ),
+    "rb-ft-twice": "As rb-ft, with a second round of rationales before the labels, written by the adapted model.",
+    "rb-ft-joint": "Rationales and labels are learnt together in one stage, in as many optimizer steps as rb-ft takes.",
+    "rb-ft-describe": "As rb-ft, but the model describes a clip first, and the label is asked for after that.",
 }
 
 REASON_MEANINGS = {
@@ -27,6 +39,8 @@ REASON_MEANINGS = {
     "names_label": "gives a label away",
     "off_template": "does not follow the form that was asked for",
     "contradicts_label": "argues for another label than the clip's",
+    "low_agreement": "among those that several samples agreed on least",
+    "changed_by_hint": "says something else once the label is told",
 }
 
 _TERMS = {

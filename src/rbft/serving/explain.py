@@ -26,7 +26,7 @@ from rbft.files import write_record
 from rbft.models.attention import FloatArray, VisualAttention, scaled, visual_attention
 from rbft.models.sources import EMBEDDED
 from rbft.models.vlm import VLM
-from rbft.prompts import Prompts, load_prompts
+from rbft.prompts import Describing, Prompts, load_prompts
 from rbft.records import Prediction, Probability, Record
 from rbft.serving.overlay import write_animation, write_strip
 from rbft.store import CARD, read_card
@@ -75,6 +75,7 @@ class Question:
     prompts: Prompts
     sampling: Sampling
     length_normalisation: str
+    describing: Describing | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def question_of(checkpoint: str, experiment: Experiment | None) -> Question:
             "prompts and sampling it is then asked with"
         )
     card = read_card(folder)
-    return Question(card.prompts, card.sampling, card.length_normalisation)
+    return Question(card.prompts, card.sampling, card.length_normalisation, card.describing)
 
 
 def explain_clips(
@@ -144,7 +145,7 @@ def explain_clips(
         query = LabelQuery(
             vlm, question.prompts, Evaluation.model_validate(
                 {"length_normalisation": question.length_normalisation, "generate": False}
-            ),
+            ), question.describing,
         )  # fmt: skip
         made = []
         for row, name in zip(listing.rows, names, strict=True):

@@ -44,7 +44,7 @@ class Classifier:
         self._vlm = vlm
         self._card = card
         settings = Evaluation(length_normalisation=card.length_normalisation, generate=False)
-        self._query = LabelQuery(vlm, card.prompts, settings)
+        self._query = LabelQuery(vlm, card.prompts, settings, card.describing)
 
     @classmethod
     def load(cls, folder: str | Path, *, allow_remote_code: bool = False) -> Classifier:
@@ -93,10 +93,10 @@ class Classifier:
 
     def _one(self, row: Row, frames: ClipFrames, rationale: bool) -> Answer:
         shown, plan = frames.read(row.clip_id), frames.plan(row.clip_id)
-        encoded = self._query.encode(shown, plan)
+        text = None if self._card.describing is None else self._query.describe(shown, plan)
+        encoded = self._query.encode(shown, plan, text)
         made = self._query.answer(self._card.checkpoint.fingerprint, [(row.clip_id, None)], [encoded])
-        text = None
-        if rationale:
+        if rationale and text is None:
             asked = self._vlm.encode(shown, plan, self._card.prompts.rationale())
             text = generate(self._vlm, [asked], max_new_tokens=MAX_RATIONALE_TOKENS)[0].text
         prediction = made[0]
@@ -106,7 +106,7 @@ class Classifier:
             label=prediction.label,
             probabilities=prediction.probabilities,
             log_probabilities=prediction.log_probabilities,
-            rationale=text,
+            rationale=text if rationale else None,
         )
 
 

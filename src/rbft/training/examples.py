@@ -12,17 +12,20 @@ from rbft.prompts import Prompts
 from rbft.records import Clip, Example, Rationale
 
 
-def label_examples(clips: Sequence[Clip], prompts: Prompts, *, balanced: bool = False) -> list[Example]:
+def label_examples(
+    clips: Sequence[Clip], prompts: Prompts, *, balanced: bool = False, queries: Mapping[str, str] | None = None
+) -> list[Example]:
     """One example for every labelled clip: the classification query, the bare label.
 
-    `balanced` weighs a clip by n / (labels x clips of its label), so that every label weighs the same.
+    `balanced` weighs a clip by n / (labels x clips of its label), so that every label weighs the same. `queries` are
+    by clip id where each clip has its own (None: the same for all).
     """
     labelled = [(clip, clip.label) for clip in clips if clip.label is not None]
     counts = Counter(label for _, label in labelled)
     weights = {label: len(labelled) / (len(counts) * n) if balanced else 1.0 for label, n in counts.items()}
-    query = prompts.label()
+    asked = dict.fromkeys((clip.clip_id for clip, _ in labelled), prompts.label()) if queries is None else queries
     return [
-        Example(clip_id=clip.clip_id, prompt=query, answer=label, source="label", weight=weights[label])
+        Example(clip_id=clip.clip_id, prompt=asked[clip.clip_id], answer=label, source="label", weight=weights[label])
         for clip, label in labelled
     ]
 
@@ -33,14 +36,14 @@ def rationale_examples(
     """One example for every clip with a usable rationale, in the stage's format.
 
     A share `1 - self_share` of the clips, drawn under `seed` from those with a human rationale, gets that one; the
-    rest gets its own, where the audit kept it. Formats with the label leave unlabelled clips out. Raises
+    rest gets its own, where the audit kept it. Formats and hints with the label leave unlabelled clips out. Raises
     ExperimentError where the manifest has too few human rationales for the share.
     """
-    if faults := stage_faults(clips, stage):
+    if faults := stage_faults(clips, stage, prompts):
         raise ExperimentError(faults)
-    clips = _usable(clips, stage)
+    clips = usable_clips(clips, stage)
     human = _human_clips(clips, stage, seed)
-    query = prompts.rationale()
+    query = prompts.rationale() if stage.query == "persona" else prompts.plain_rationale()
     examples = []
     for clip in clips:
         text = clip.rationale if clip.clip_id in human else _kept_text(written.get(clip.clip_id))
@@ -64,22 +67,47 @@ def refuse_test_clips(examples: Sequence[Example], clips: Mapping[str, Clip]) ->
             )
 
 
-def stage_faults(clips: Sequence[Clip], stage: Stage) -> list[str]:
-    """What the training clips lack for a stage; known before anything is written or trained."""
-    if stage.kind == "label":
-        labelled = any(clip.label is not None for clip in clips)
-        return [] if labelled else ["no training clip has a label; fill the manifest's `label` column"]
-    wanted, with_text = _human_wanted(_usable(clips, stage), stage)
-    if wanted <= len(with_text):
-        return []
-    return [
-        f"self_share {stage.self_share} asks for human rationales of {wanted} training clips; the manifest's "
-        f"`rationale` column has {len(with_text)}. Fill the column or raise self_share"
+def stage_faults(clips: Sequence[Clip], stage: Stage, prompts: Prompts) -> list[str]:
+    """What training clips or prompts lack for a stage; known before anything is written or trained."""
+    templates = {"plain": stage.query == "plain", "hint": stage.hint is not None, "described": stage.describe_first}
+    faults = [
+        f"the prompts {prompts.templates.name!r} have no template `{name}`, which this stage asks with; add it"
+        for name, needed in templates.items()
+        if needed and getattr(prompts.templates, name) is None
     ]
+    if stage.learns_labels and not any(clip.label is not None for clip in clips):
+        faults.append("no training clip has a label; fill the manifest's `label` column")
+    return faults + (_rationale_faults(clips, stage) if stage.learns_rationales else [])
 
 
-def _usable(clips: Sequence[Clip], stage: Stage) -> list[Clip]:
-    return [clip for clip in clips if stage.format == "P+R" or clip.label is not None]
+def _rationale_faults(clips: Sequence[Clip], stage: Stage) -> list[str]:
+    usable = usable_clips(clips, stage)
+    if not usable:
+        what = "labelled" if stage.clips != "unlabelled" else "unlabelled"
+        return [f"it learns rationales of {what} clips, and none of the {len(clips)} training clips is {what}"]
+    wanted, with_text = _human_wanted(usable, stage)
+    faults = []
+    if wanted > len(with_text):
+        faults.append(
+            f"self_share {stage.self_share} asks for human rationales of {wanted} training clips; the manifest's "
+            f"`rationale` column has {len(with_text)}. Fill the column or raise self_share"
+        )
+    own = len(usable) - wanted
+    if stage.vote is not None and round(stage.vote.keep_share * own) == 0:
+        faults.append(
+            f"vote.keep_share {stage.vote.keep_share} of {own} clips with own rationales keeps none; raise it"
+        )
+    return faults
+
+
+def usable_clips(clips: Sequence[Clip], stage: Stage) -> list[Clip]:
+    """The clips whose rationales a stage learns: those it names, and with a label where that is written or told."""
+    needs_label = stage.format != "P+R" or stage.hint is not None or stage.clips == "labelled"
+    return [
+        clip
+        for clip in clips
+        if (clip.label is not None or not needs_label) and (clip.label is None or stage.clips != "unlabelled")
+    ]
 
 
 def _human_wanted(clips: Sequence[Clip], stage: Stage) -> tuple[int, list[str]]:

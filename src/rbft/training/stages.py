@@ -11,7 +11,7 @@ from rbft.errors import CheckpointError
 from rbft.experiment import Sampling, Stage, Training
 from rbft.files import write_record
 from rbft.models.vlm import VLM, FrameSource
-from rbft.prompts import Prompts
+from rbft.prompts import Describing, Prompts
 from rbft.records import Checkpoint, Clip, Example, fingerprint
 from rbft.store import CARD, Card, RunStore, check_lineage, is_sealed, publish, read_card
 from rbft.training.examples import refuse_test_clips
@@ -33,6 +33,8 @@ class StageJob:
     length_normalisation: str
     clips: Mapping[str, Clip]
     frame_keys: Mapping[str, str]
+    describing: Describing | None = None
+    """How the child describes a clip before it is asked for the label; what it learns is in its examples."""
 
     @property
     def key(self) -> str:
@@ -92,6 +94,7 @@ def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_re
         prompts=job.prompts,
         sampling=job.sampling,
         length_normalisation=job.length_normalisation,
+        describing=job.describing,
     )
     write_record(finished / CARD, card)
     publish(finished, folder)

@@ -1,0 +1,250 @@
+"""Arms as chains of checkpoints: what each stage learns, its training, and the predictions of the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rbft.errors import ExperimentError
+from rbft.evaluation.predict import predict_clips
+from rbft.experiment import Arm, Stage
+from rbft.files import read_jsonl, write_jsonl
+from rbft.findings import ArmRun
+from rbft.prompts import Describing
+from rbft.rationales.choose import kept_by_confidence, unchanged_by_hint, voted, without_contradicting
+from rbft.rationales.generate import Request
+from rbft.records import Checkpoint, Clip, Example, Prediction, Rationale, fingerprint
+from rbft.session import Session
+from rbft.training.examples import label_examples, rationale_examples, usable_clips
+from rbft.training.stages import StageJob, finished_stage, train_stage
+from rbft.training.supervised import num_steps
+
+
+def run_arm(session: Session, arm: Arm) -> ArmRun:
+    """All seeds of an arm: its stages, then its predictions of the test clips. Zero-shot has nothing to seed."""
+    seeds = session.experiment.seeds if arm.stages else session.experiment.seeds[:1]
+    numbers = range(1, len(arm.stages) + 1)
+    checkpoints = {seed: [_checkpoint(session, arm, n, seed) for n in numbers] for seed in seeds}
+    predictions = {seed: _predict(session, arm, _checkpoint(session, arm, len(numbers), seed), seed) for seed in seeds}
+    chosen = [
+        rationale
+        for number in numbers
+        if arm.stages[number - 1].learns_rationales
+        for rationale in _rationales(session, arm, number, seeds[0]).values()
+    ]
+    return ArmRun(arm=arm, checkpoints=checkpoints, predictions=predictions, rationales=chosen)
+
+
+# -- stages --------------------------------------------------------------------------------------------------------
+
+
+def _checkpoint(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint:
+    """What stage `number` of an arm left under a seed, trained if it is not there yet; number 0 is the base."""
+    if number == 0:
+        return session.base
+    place = (arm.name, number, seed)
+    if place not in session.chains:
+        session.chains[place] = _run_stage(session, arm, number, seed)
+    return session.chains[place]
+
+
+def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint:
+    stage = arm.stages[number - 1]
+    examples = _examples(session, arm, number, seed)
+    recipe = session.experiment.stage_training(stage)
+    steps = _stage_steps(session, arm, number, seed)
+    job = StageJob(
+        stage=stage,
+        parent=_checkpoint(session, arm, number - 1, seed),
+        examples=examples,
+        recipe=recipe,
+        steps=steps,
+        seed=seed,
+        prompts=session.prompts,
+        sampling=session.experiment.sampling,
+        length_normalisation=session.experiment.evaluation.length_normalisation,
+        clips=session.clips,
+        frame_keys=session.frame_keys,
+        describing=_describing(session, stage),
+    )
+    if job.key not in session.stages:
+        title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"
+        session.stages[job.key] = finished_stage(job, session.store) or _train(session, arm, job, title)
+    return session.stages[job.key]
+
+
+def _train(session: Session, arm: Arm, job: StageJob, title: str) -> Checkpoint:
+    session.release()
+    session.reporter.say(title)
+    with session.store.timed(f"train {arm.name}: {job.stage.kind}", job.key) as working:
+        working()
+        return train_stage(job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code)
+
+
+def _stage_steps(session: Session, arm: Arm, number: int, seed: int) -> int:
+    """Optimizer steps of a stage: of its own examples, or of the whole arm that it matches."""
+    stage = arm.stages[number - 1]
+    if stage.match_steps_of is None:
+        return num_steps(len(_examples(session, arm, number, seed)), session.experiment.stage_training(stage))
+    matched = session.experiment.arm(stage.match_steps_of)
+    return sum(_stage_steps(session, matched, n, seed) for n in range(1, len(matched.stages) + 1))
+
+
+# -- examples ------------------------------------------------------------------------------------------------------
+
+
+def _examples(session: Session, arm: Arm, number: int, seed: int) -> list[Example]:
+    """What a stage learns; raises ExperimentError, naming arm and stage, where nothing is left to learn."""
+    stage = arm.stages[number - 1]
+    train = session.manifest.of("train")
+    examples: list[Example] = []
+    if stage.learns_rationales:
+        written = _rationales(session, arm, number, seed)
+        examples += rationale_examples(train, stage, session.prompts, written, seed=seed)
+        if not examples:
+            raise ExperimentError(
+                f"arm {arm.name!r}, stage {number} ({stage.kind}): no training example is left; "
+                "every rationale was dropped, see the rationales folder"
+            )
+    if stage.learns_labels:
+        balanced = session.experiment.stage_training(stage).class_weights == "balanced"
+        queries = _queries(session, arm, number, seed) if stage.describe_first else None
+        examples += label_examples(train, session.prompts, balanced=balanced, queries=queries)
+    return examples
+
+
+def _queries(session: Session, arm: Arm, number: int, seed: int) -> dict[str, str]:
+    """The label query after the engine's own description, for every labelled training clip."""
+    engine = _engine(session, arm, number, seed)
+    train = session.manifest.of("train", labelled=None if engine == session.base else True)
+    described = session.ask(engine, session.greedy, train, what=_writing("descriptions", engine, arm, seed))
+    describing = session.prompts.describing(session.experiment.rationales.max_new_tokens)
+    return {clip_id: describing.query(session.prompts, told.text) for clip_id, told in described.items()}
+
+
+def _describing(session: Session, stage: Stage) -> Describing | None:
+    if not stage.describe_first:
+        return None
+    return session.prompts.describing(session.experiment.rationales.max_new_tokens)
+
+
+# -- rationales ----------------------------------------------------------------------------------------------------
+
+
+def _rationales(session: Session, arm: Arm, number: int, seed: int) -> dict[str, Rationale]:
+    """The own rationales that a stage may learn, by clip id, with the verdict of audit and choice.
+
+    The engine writes about all training clips, labelled or not, so that every arm shares its texts.
+    """
+    stage = arm.stages[number - 1]
+    if stage.self_share == 0:
+        return {}
+    engine = _engine(session, arm, number, seed)
+    requests = _requests(session, stage)
+    what = _writing("rationales", engine, arm, seed)
+    dimensions = session.prompts.templates.dimensions
+    usable = usable_clips(session.manifest.of("train"), stage)
+    chosen = _voted(session, engine, requests, usable, what)
+    if stage.drop_contradicting:
+        chosen = {clip_id: without_contradicting(r) for clip_id, r in chosen.items()}
+    if stage.vote is not None:
+        chosen = kept_by_confidence(chosen, stage.vote.keep_share)
+    if stage.hint is not None:
+        labelled = session.manifest.of("train", labelled=True)
+        told = Request(session.prompts, session.experiment.rationales, session.thresholds, hinted=True)
+        hinted = session.ask(engine, told, labelled, what=f"{what}, with the label told")
+        chosen = {
+            clip_id: unchanged_by_hint(free, hinted[clip_id], dimensions, stage.hint.agreement)
+            for clip_id, free in chosen.items()
+        }
+        requests.append(told)
+    if stage.vote is not None or stage.hint is not None or stage.drop_contradicting:
+        keys = [request.key(engine, session.experiment.sampling) for request in requests]
+        _keep(session, fingerprint("chosen", keys, stage.vote, stage.hint, stage.drop_contradicting), chosen)
+    return chosen
+
+
+def _engine(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint:
+    return session.base if arm.stages[number - 1].engine == "base" else _checkpoint(session, arm, number - 1, seed)
+
+
+def _requests(session: Session, stage: Stage) -> list[Request]:
+    """The label-free requests of a stage: one, or one a sample."""
+    if stage.vote is None:
+        return [session.request]
+    settings = session.experiment.rationales.model_copy(
+        update={"temperature": stage.vote.temperature, "top_p": stage.vote.top_p}
+    )
+    return [
+        Request(session.prompts, settings, session.thresholds, sample=sample) for sample in range(stage.vote.samples)
+    ]
+
+
+def _voted(
+    session: Session, engine: Checkpoint, requests: list[Request], usable: list[Clip], what: str
+) -> dict[str, Rationale]:
+    """The label-free rationale of every usable clip: the only one, or the vote over the samples."""
+    train = session.manifest.of("train")
+    if len(requests) == 1:
+        written = session.ask(engine, requests[0], train, what=what)
+        return {clip.clip_id: written[clip.clip_id] for clip in usable}
+    samples = [
+        session.ask(engine, request, train, what=f"{what}, sample {number} of {len(requests)}")
+        for number, request in enumerate(requests, 1)
+    ]
+    dimensions = session.prompts.templates.dimensions
+
+    def vote(clip: Clip) -> Rationale:
+        texts = [sample[clip.clip_id] for sample in samples]
+        return voted(texts, dimensions, lambda text: requests[0].audit(text, True, clip))
+
+    return {clip.clip_id: vote(clip) for clip in usable}
+
+
+def _keep(session: Session, key: str, chosen: Mapping[str, Rationale]) -> None:
+    """Put what was chosen beside what was written, to be read; an equal file is left as it is."""
+    path = session.store.rationales(key)
+    if not path.exists() or read_jsonl(path, Rationale) != list(chosen.values()):
+        write_jsonl(path, chosen.values())
+
+
+def _writing(what: str, engine: Checkpoint, arm: Arm, seed: int) -> str:
+    return f"Writing {what}" if engine.stage == "base" else f"{arm.name}, seed {seed}: writing {what}"
+
+
+# -- predictions ---------------------------------------------------------------------------------------------------
+
+
+def _predict(session: Session, arm: Arm, checkpoint: Checkpoint, seed: int) -> list[Prediction]:
+    test = session.manifest.of("test", labelled=True)
+    settings = session.experiment.evaluation
+    name = f"{arm.name}, seed {seed}" if arm.stages else arm.name
+    describing, descriptions = None, None
+    if arm.describes_first:
+        describing = _describing(session, arm.stages[-1])
+        told = session.ask(
+            checkpoint, session.greedy, test, what=f"{name}: describing test clips", step=f"predict {arm.name}"
+        )
+        descriptions = {clip_id: rationale.text for clip_id, rationale in told.items()}
+    key = fingerprint(
+        "predict", checkpoint.fingerprint, session.prompts.label(), list(session.prompts.labels),
+        settings.length_normalisation, settings.generate,
+        [(clip.clip_id, clip.label, session.frame_keys[clip.clip_id]) for clip in test],
+        *([] if describing is None else [describing, descriptions]),
+    )  # fmt: skip
+    step = f"predict {arm.name}"
+    with (
+        session.store.timed(step, key) as working,
+        session.reporter.counted(f"{name}: test clips", len(test)) as advance,
+    ):
+        return predict_clips(
+            lambda: session.vlm(checkpoint.path, working),
+            checkpoint.fingerprint,
+            test,
+            session.frames,
+            session.prompts,
+            settings,
+            session.store.predictions(key),
+            advance=advance,
+            describing=describing,
+            descriptions=descriptions,
+        )

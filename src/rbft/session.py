@@ -1,0 +1,86 @@
+"""What all arms of a run share: clips, frames, prompts, the base, one loaded model, and texts written once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rbft.answers import AuditThresholds
+from rbft.clips.ingest import ClipFrames
+from rbft.experiment import Experiment
+from rbft.models.vlm import VLM
+from rbft.progress import Reporter
+from rbft.prompts import Prompts
+from rbft.rationales.generate import Request, write_rationales
+from rbft.records import Checkpoint, Clip, Manifest, Probe, Rationale
+from rbft.store import RunStore
+
+
+@dataclass
+class Session:
+    """What all arms share. Models are loaded when first needed, and only one is held at a time."""
+
+    experiment: Experiment
+    store: RunStore
+    reporter: Reporter
+    manifest: Manifest
+    frames: ClipFrames
+    frame_keys: dict[str, str]
+    probes: dict[str, Probe]
+    prompts: Prompts
+    thresholds: AuditThresholds
+    base: Checkpoint
+    held: tuple[str, VLM] | None = None
+    texts: dict[str, dict[str, Rationale]] = field(default_factory=dict)
+    """Texts at hand, by the key of their request and clip id."""
+    clips: dict[str, Clip] = field(default_factory=dict)
+    stages: dict[str, Checkpoint] = field(default_factory=dict)
+    """Finished stages by their key."""
+    chains: dict[tuple[str, int, int], Checkpoint] = field(default_factory=dict)
+    """Finished stages by arm, number and seed."""
+
+    def vlm(self, path: str, working: Callable[[], None]) -> VLM:
+        """The model at that path, for inference; says through `working` that there is work."""
+        working()
+        if self.held is None or self.held[0] != path:
+            self.release()
+            loaded = VLM.load(path, allow_remote_code=self.experiment.allow_remote_code)
+            self.held = (path, loaded)
+        return self.held[1]
+
+    def release(self) -> None:
+        """Let go of the model in memory, before another one is loaded or trained."""
+        self.held = None
+        gc.collect()
+
+    @property
+    def request(self) -> Request:
+        """One rationale a clip, without its label: the paper's."""
+        return Request(self.prompts, self.experiment.rationales, self.thresholds)
+
+    @property
+    def greedy(self) -> Request:
+        """As `request`, and never sampled: how a checkpoint describes a clip that it is then asked about."""
+        settings = self.experiment.rationales.model_copy(update={"temperature": 0.0, "top_p": 1.0})
+        return Request(self.prompts, settings, self.thresholds)
+
+    def ask(
+        self, engine: Checkpoint, request: Request, clips: Sequence[Clip], *, what: str, step: str = "rationales"
+    ) -> Mapping[str, Rationale]:
+        """An engine's rationales of these clips, written once for all arms that want them; by clip id, in order."""
+        key = request.key(engine, self.experiment.sampling)
+        known = self.texts.setdefault(key, {})
+        if any(clip.clip_id not in known for clip in clips):
+            with self.store.timed(step, key) as working, self.reporter.counted(what, len(clips)) as advance:
+                written = write_rationales(
+                    lambda: self.vlm(engine.path, working),
+                    clips,
+                    self.frames,
+                    self.frame_keys,
+                    request,
+                    self.store.rationales(key),
+                    advance=advance,
+                )
+            known |= {rationale.clip_id: rationale for rationale in written}
+        return {clip.clip_id: known[clip.clip_id] for clip in clips}
