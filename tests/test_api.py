@@ -130,7 +130,9 @@ def test_commands_and_options() -> None:
         "run": ["experiment", "overrides"],
         "predict": ["checkpoint", "clips", "--rationale", "--json"],
         "compare": ["a", "b", "--json"],
-        "explain": ["checkpoint", "clips", "--out", "--label", "--experiment", "--json"],
+        "explain": [
+            "checkpoint", "clips", "--out", "--label", "--experiment", "--masks", "--attention", "--objects", "--json",
+        ],
     }  # fmt: skip
     assert [p.opts for p in get_command(app).params] == [["--version"]]
 

@@ -247,9 +247,40 @@ def explain(
     experiment: Annotated[
         Path | None, typer.Option(help="EXPERIMENT.yaml with the labels and prompts to ask a base model with.")
     ] = None,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Of a run: accuracy without the objects, and without random patches.")
+    ] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Of a run: attention on the objects (default: this and --masks).")
+    ] = False,
+    objects: Annotated[
+        str,
+        typer.Option(
+            help="Of a run: objects are the manifest's `boxes`, what is in `motion`, or what a detector (a Hugging "
+            "Face name or a folder) finds; `auto`: boxes where test clips have them, else motion."
+        ),
+    ] = "auto",
     as_json: JSON = False,
 ) -> None:
-    """Where an answer looks in a clip: attention over the frames, as numbers, a film strip and an animation."""
+    """Where an answer looks: attention over the frames of clips; or, of a run, how much its arms need the objects.
+
+    Clips: numbers, a film strip and an animation each. A run: every arm and seed on the test clips that have objects,
+    with intervals, in `grounding.json` and `grounding/`; interrupted, the same command continues.
+    """
+    if not clips and (Path(checkpoint) / "experiment.json").is_file():
+        from rbft.evaluation.grounding import render_grounding
+        from rbft.grounded import explain_run
+
+        both = not masks and not attention
+        found = explain_run(Path(checkpoint), masks=masks or both, attention=attention or both, objects=objects)
+        if as_json:
+            sys.stdout.write(found.grounding.model_dump_json() + "\n")
+        else:
+            console = Console()
+            render_grounding(found.grounding, console)
+            for path in (found.path, *found.pictures):
+                console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        return
     from rbft.serving.explain import explain as explain_files
     from rbft.serving.explain import render_explanations
 

@@ -12,9 +12,11 @@ from rbft.evaluation.masks import (
     ManifestObjects,
     MaskedClips,
     MovingRegions,
+    box_array,
     boxes_over_time,
     clip_rng,
     covered_share,
+    listed,
     load_object_words,
     masked_frames,
     most_salient,
@@ -24,7 +26,7 @@ from rbft.evaluation.masks import (
     rectangles,
     touched_share,
 )
-from rbft.records import Box, Clip, FramePlan
+from rbft.records import Box, Clip, FoundObjects, FramePlan
 
 NAN = [float("nan")] * 4
 
@@ -66,6 +68,15 @@ def test_the_largest_three_are_kept() -> None:
     assert found[0, :, 2].tolist() == [0.5, 0.4, 0.3]
     vanishing = np.array([[[0, 0, 0.5, 0.5], [0, 0, 0.4, 0.4]], [NAN, [0, 0, 0.4, 0.4]]])
     assert most_salient(vanishing, 1)[0, 0].tolist() == [0, 0, 0.4, 0.4]
+
+
+def test_boxes_survive_being_written() -> None:
+    boxes = np.array([[[0.1, 0.2, 0.3, 1 / 3], NAN], [NAN, NAN]])
+    found = FoundObjects(clip_id="a", boxes=listed(boxes))
+    assert found.boxes[1] == (None, None)
+    again = box_array(FoundObjects.model_validate_json(found.model_dump_json()))
+    np.testing.assert_allclose(again, boxes, atol=1e-6)
+    assert box_array(FoundObjects(clip_id="a", boxes=((), ()))).shape == (2, 0, 4)
 
 
 # -- motion --------------------------------------------------------------------------------------------------------

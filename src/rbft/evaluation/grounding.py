@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from rbft.errors import LineageError
 from rbft.evaluation import bootstrap, significance
 from rbft.evaluation.bootstrap import Counted
 from rbft.evaluation.metrics import FloatArray, wilson
-from rbft.evaluation.verdict import RESAMPLES, Runs
-from rbft.records import Estimate, Focus, Interval
+from rbft.evaluation.verdict import RESAMPLES, Runs, arm_report
+from rbft.records import ArmFocus, ArmMasking, Estimate, Focus, Grounding, GroundingComparison, Interval
 
 BoolArray = npt.NDArray[np.bool_]
 _SUBSAMPLES = 16
@@ -172,3 +177,133 @@ def focus_table(runs: Mapping[int, Sequence[Focus]], field: str) -> FloatArray:
     rows = [[getattr(focus, field) for focus in runs[seed]] for seed in sorted(runs)]
     kept = [column for column in zip(*rows, strict=True) if None not in column]
     return np.array(kept, dtype=np.float64).reshape(len(kept), len(rows))
+
+
+# -- a whole run ---------------------------------------------------------------------------------------------------
+
+
+_SHARES = {
+    "visual_share": "visual_share",
+    "mass": "mass",
+    "pointing": "hit",
+    "gradient_mass": "gradient_mass",
+    "gradient_pointing": "gradient_hit",
+}
+"""Fields of `ArmFocus` to the fields of `Focus` that they are means of."""
+
+
+def summarise(
+    name: str,
+    original: Mapping[str, Runs],
+    *,
+    focus: Mapping[str, Mapping[int, Sequence[Focus]]],
+    masked: Mapping[str, Mapping[str, Runs]],
+    covered: tuple[float | None, float | None],
+    labels: Sequence[str],
+    resamples: int = RESAMPLES,
+) -> Grounding:
+    """The numbers of a run: every arm, and every pair of arms.
+
+    `original` are predictions by arm and seed of the measured clips; `focus` the same (empty: not measured); `masked`
+    predictions by what is covered (`objects`, `random`), arm and seed (empty: not measured); `covered` the covered and
+    the touched share of pixels.
+    """
+    tables = {arm: {field: focus_table(by_seed, of) for field, of in _SHARES.items()} for arm, by_seed in focus.items()}
+    lost = {arm: drops(original[arm], masked["objects"][arm], masked["random"][arm]) for arm in original if masked}
+
+    def masking(arm: str) -> ArmMasking:
+        runs = {"original": original[arm], "objects": masked["objects"][arm], "random": masked["random"][arm]}
+        reports = {key: arm_report(runs_of, labels=labels, resamples=resamples) for key, runs_of in runs.items()}
+        return ArmMasking(
+            **reports,
+            object_drop=estimate(lost[arm].objects, share=False, resamples=resamples),
+            random_drop=estimate(lost[arm].random, share=False, resamples=resamples),
+            effect=estimate(lost[arm].effect, share=False, resamples=resamples),
+        )
+
+    def compared(a: str, b: str) -> GroundingComparison:
+        pairs: dict[str, tuple[FloatArray, FloatArray]] = {}
+        if tables:
+            pairs |= {field: (tables[a][field], tables[b][field]) for field in ("mass", "pointing")}
+        if lost:
+            pairs |= {"object_drop": (lost[a].objects, lost[b].objects), "effect": (lost[a].effect, lost[b].effect)}
+        found = {field: difference(*values, resamples=resamples) for field, values in pairs.items()}
+        return GroundingComparison(a=a, b=b, **found)
+
+    one = [clip for by_seed in focus.values() for clip in next(iter(by_seed.values()))]
+    return Grounding(
+        name=name,
+        objects="",
+        clips=len(next(iter(next(iter(original.values())).values()))),
+        clips_without_objects=0,
+        area=float(np.mean([clip.area for clip in one])) if one else None,
+        target_share=float(np.mean([clip.target_share for clip in one])) if one else None,
+        covered_share=covered[0],
+        touched_share=covered[1],
+        attention={
+            arm: ArmFocus(
+                **{f: estimate(t, share=True, resamples=resamples) if len(t) else None for f, t in table.items()}
+            )
+            for arm, table in tables.items()
+        },
+        masking={arm: masking(arm) for arm in lost},
+        comparisons=tuple(compared(a, b) for a, b in combinations(original, 2)),
+    )
+
+
+# -- on a terminal -------------------------------------------------------------------------------------------------
+
+
+def render_grounding(found: Grounding, console: Console) -> None:
+    """Tables of attention and of masking in percent with 95 % intervals, then the differences between arms."""
+    without = f"; {found.clips_without_objects} more have no object" if found.clips_without_objects else ""
+    console.print(Text(f"{found.clips} test clips, objects from {found.objects}{without}"))
+    if found.attention and found.area is not None and found.target_share is not None:
+        rows = [
+            [arm, *map(_share, (of.mass, of.pointing, of.gradient_mass, of.gradient_pointing, of.visual_share))]
+            for arm, of in found.attention.items()
+        ]
+        area, target = f"{100 * found.area:.1f}", f"{100 * found.target_share:.1f}"
+        rows.append(["chance", area, target, area, target, ""])
+        title = "Attention of the answer, % (in objects: of the attention on the clip)"
+        _table(title, ["arm", "in objects", "pointing", "by gradient", "pointing", "on the clip"], rows, console)
+    if found.masking and found.covered_share is not None and found.touched_share is not None:
+        rows = [
+            [
+                arm,
+                *(f"{100 * report.accuracy.mean:.1f}" for report in (of.original, of.random, of.objects)),
+                *map(_points, (of.random_drop, of.object_drop, of.effect)),
+            ]
+            for arm, of in found.masking.items()
+        ]
+        title = (
+            f"Accuracy with {100 * found.covered_share:.0f} % of the pixels covered, % and points "
+            f"({100 * found.touched_share:.0f} % of the random patches lie on an object)"
+        )
+        heads = ["arm", "original", "random", "objects", "random drop", "object drop", "objects − random"]
+        _table(title, heads, rows, console)
+    rows = [[f"{c.b} − {c.a}", *map(_points, (c.mass, c.pointing, c.object_drop, c.effect))] for c in found.comparisons]
+    if rows:
+        heads = ["difference", "in objects", "pointing", "object drop", "objects − random"]
+        _table("Differences between arms, points", heads, rows, console)
+    for note in found.notes:
+        console.print(Text(f"note: {note}"))
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(Text(head), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _share(of: Interval | None) -> str:
+    return "–" if of is None else f"{100 * of.mean:.1f}\n{100 * of.low:.1f}–{100 * of.high:.1f}"
+
+
+def _points(of: Interval | None) -> str:
+    if of is None:
+        return "–"
+    return f"{100 * of.mean:+.1f}\n{100 * of.low:+.1f} to {100 * of.high:+.1f}".replace("-", "−")

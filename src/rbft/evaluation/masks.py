@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from rbft.clips.frames import Frames
 from rbft.files import read_yaml
-from rbft.records import Box, Clip, FramePlan, Record
+from rbft.records import Box, Clip, FoundObjects, FramePlan, Record
 
 if TYPE_CHECKING:
     from rbft.models.vlm import FrameSource
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
+_Boxes = tuple[tuple[tuple[float, float, float, float] | None, ...], ...]
 
 MAX_OBJECTS = 3
 """How many objects are covered: the paper's three most salient."""
@@ -90,6 +91,26 @@ def most_salient(boxes: FloatArray, count: int = MAX_OBJECTS) -> FloatArray:
     """The `count` objects of boxes [T, objects, 4] that cover most over the clip, largest first."""
     area = np.nansum((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]), axis=0)
     return boxes[:, np.argsort(-area, kind="stable")[:count]]
+
+
+def listed(boxes: FloatArray) -> _Boxes:
+    """Boxes [T, objects, 4] as `FoundObjects` holds them: None for nan, six decimals."""
+    return tuple(
+        tuple(None if np.isnan(box).any() else _corners(round(float(x), 6) for x in box) for box in frame)
+        for frame in boxes
+    )
+
+
+def _corners(values: Iterable[float]) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = values
+    return x0, y0, x1, y1
+
+
+def box_array(found: FoundObjects) -> FloatArray:
+    """The boxes of a record, [T, objects, 4]; nan where an object is not there."""
+    nothing = (np.nan,) * 4
+    rows = [[nothing if box is None else box for box in frame] for frame in found.boxes]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), -1, 4)
 
 
 @dataclass(frozen=True)
