@@ -24,8 +24,12 @@ clips: {clips}
 model: embedded
 prompts: brief
 labels: {labels}
-arms: [zero-shot, direct]
+arms:
+  - zero-shot
+  - direct
+  - {{name: describe, stages: [{{kind: label, describe_first: true}}]}}
 seeds: [0, 1]
+rationales: {{max_new_tokens: 16, batch_size: 8}}
 output: {output}
 sampling: {{fps: 2, min_pixels: 7056, max_pixels: 7056}}
 training: {{learning_rate: 3.0e-4, micro_batch_size: 8, gradient_checkpointing: false}}
@@ -78,10 +82,14 @@ def command(*arguments: str) -> int:
 def test_every_arm_and_seed_is_measured_on_the_test_clips(finished: Path, explained: Grounding) -> None:
     assert (explained.clips, explained.clips_without_objects) == (10, 0)
     assert explained.objects == "manifest boxes"
-    assert list(explained.attention) == list(explained.masking) == ["zero-shot", "direct"]
-    assert [(c.a, c.b) for c in explained.comparisons] == [("zero-shot", "direct")]
-    assert len(list((finished / "grounding").glob("focus-*.jsonl"))) == 3
-    assert len(list((finished / "grounding").glob("masked-*.jsonl"))) == 6
+    assert list(explained.attention) == list(explained.masking) == ["zero-shot", "direct", "describe"]
+    assert [(c.a, c.b) for c in explained.comparisons] == [
+        ("zero-shot", "direct"),
+        ("zero-shot", "describe"),
+        ("direct", "describe"),
+    ]
+    assert len(list((finished / "grounding").glob("focus-*.jsonl"))) == 5
+    assert len(list((finished / "grounding").glob("masked-*.jsonl"))) == 10
     for name, arm in explained.masking.items():
         seeds = 1 if name == "zero-shot" else 2
         assert len(arm.object_drop.per_seed) == seeds
@@ -103,7 +111,7 @@ def test_covered_clips_are_other_clips(finished: Path, explained: Grounding) -> 
     by_checkpoint: dict[str, list[list[Prediction]]] = {}
     for predictions in made:
         by_checkpoint.setdefault(predictions[0].checkpoint, []).append(predictions)
-    assert [len(pair) for pair in by_checkpoint.values()] == [2, 2, 2]
+    assert [len(pair) for pair in by_checkpoint.values()] == [2] * 5
     for a, b in by_checkpoint.values():
         assert [p.clip_id for p in a] == [p.clip_id for p in b]
         assert [p.probabilities for p in a] != [p.probabilities for p in b]
@@ -156,7 +164,7 @@ def test_motion_alone_and_one_part_alone(finished: Path, capsys: pytest.CaptureF
     found = read_record(finished / "grounding.json", Grounding)
     assert found.attention == {}
     assert found.area is None
-    assert set(found.masking) == {"zero-shot", "direct"}
+    assert set(found.masking) == {"zero-shot", "direct", "describe"}
     assert command("explain", str(finished)) == 0
 
 
