@@ -147,6 +147,10 @@ def task_shares(speaker: Speaker, sample: Sample, seed: int = 0) -> dict[str, Sh
     for ask in (multiple_choice, numerical, ocr, free_form, regression, verification, bare_labels):
         lessons = [ask(scene, rng, 0.5) for scene in scenes]
         shares[lessons[0].kind] = _asked(speaker, sample, lessons)
+    lessons = [regression(scene, rng, 0.5) for scene in scenes]
+    said = answers(*speaker, sample.frames, [lesson.prompt for lesson in lessons])
+    near = [text.isdecimal() and abs(int(text) - scene.middle) <= 10 for text, scene in zip(said, scenes, strict=True)]
+    shares["regression, within 10 of 100"] = Share(sum(near), len(near))
     for name, level in (("one word a label", 0.0), ("mixed rules", 0.5), ("hard rules", 1.0)):
         shares[f"defined labels, {name}"] = _asked(speaker, sample, [defined_labels(s, rng, level) for s in scenes])
     hard = [defined_labels(scene, rng, 1.0) for scene in scenes]
@@ -176,7 +180,7 @@ def yard_shares(speaker: Speaker, sample: Sample, said: Sequence[Mapping[str, st
 
 def severity_shares(speaker: Speaker, num: int) -> dict[str, Share]:
     """How the yard's steps of severity change what is described and what a label can be."""
-    shares = {}
+    shares: dict[str, Share] = {}
     for name, severity in SEVERITIES.items():
         yard = yard_sample(num, severity)
         said = descriptions(speaker, yard)
