@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench evidence map clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -28,6 +28,12 @@ lint: $(READY)  ## style, types, who may import whom
 
 bench: $(READY)  ## speed, as ratios against a named alternative in one run
 	$(BIN)/python benchmarks/read.py
+
+evidence: $(READY)  ## the paper's tables on the embedded model, into docs/evidence.md; continues where it stopped
+	$(BIN)/python -m benchmarks.evidence $(ARGS)
+
+map: $(READY)  ## when rationales pay, over shift, clips and rule: docs/images/map.png and docs/evidence.md
+	$(BIN)/python -m benchmarks.map $(ARGS)
 
 clean:  ## remove what make made, not what you ran
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

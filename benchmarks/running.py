@@ -1,0 +1,180 @@
+"""Running experiments once: the report of each is kept, and the same experiment again is read and not run.
+
+Experiments on clips of the same dials share a run directory, so what they have in common is trained once. They are run
+one after another; those of other dials at the same time, one process each, each with one thread.
+
+ROOT/yards/NAME             clips and manifests
+ROOT/cache                  frames
+ROOT/NAME-BASE              run directories: the dials, and the first digits of the base's fingerprint
+ROOT/reports/KEY.json       what came out, and how long it took
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.tables import YARD_SEED, Task
+from rich.console import Console
+
+from rbft import __version__
+from rbft.errors import StoreError
+from rbft.experiment import Experiment, load_experiment
+from rbft.files import read_record, write_record
+from rbft.models.sources import resolve
+from rbft.progress import Reporter
+from rbft.records import Grounding, Record, Report, fingerprint
+
+
+class Saved(Record):
+    """What an experiment left: its report, None while it is not finished, and the seconds spent on it so far.
+
+    `work` is the fingerprint of what is asked but for arms and seeds, which may grow while finished stages stay.
+    """
+
+    fingerprint: str
+    work: str
+    seconds: float
+    report: Report | None = None
+    grounding: Grounding | None = None
+
+
+Work = Callable[[Task, Experiment, Reporter], tuple[Report, Grounding | None]]
+
+
+def use_one_thread() -> None:
+    """One thread here and in child processes: two beside another busy process are slower, and sums stay the same.
+
+    Call it before torch is loaded.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class Prefixed(Reporter):
+    """Says every line with the name of what it is about; no bars, since several processes write at once."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(Console(stderr=True, force_terminal=False, soft_wrap=True))
+        self._prefix = prefix
+
+    def say(self, text: str) -> None:
+        """One line of text behind the prefix."""
+        super().say(f"{self._prefix}: {text}")
+
+
+# -- what is asked, and what is there ------------------------------------------------------------------------------
+
+
+def experiment_of(task: Task, root: Path) -> Experiment:
+    """The experiment of a task below `root`; raises ExperimentError and CheckpointError."""
+    places = [f'clips="{task.yard.path(root).as_posix()}"', f'output="{root.as_posix()}"']
+    experiment = load_experiment(task.file, [*places, *task.overrides])
+    return experiment.model_copy(update={"name": f"{task.yard.name}-{_base(experiment)[:8]}"})
+
+
+def _base(experiment: Experiment) -> str:
+    source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
+    return source.fingerprint()
+
+
+def _asked(task: Task, experiment: Experiment) -> tuple[str, str]:
+    """Fingerprints of everything that decides a report, and of the same without arms and seeds."""
+    yard = asdict(task.yard) | {"seed": YARD_SEED}
+    asked = experiment.model_dump(mode="json", exclude={"clips", "output"})
+    whole = fingerprint(__version__, yard, asked, _base(experiment), task.grounding)
+    rest = {name: value for name, value in asked.items() if name not in ("arms", "seeds")}
+    return whole, fingerprint(yard, rest, _base(experiment))
+
+
+def saved_path(root: Path, key: str) -> Path:
+    """Where the report of that key is kept."""
+    return root / "reports" / f"{key}.json"
+
+
+def read_saved(root: Path, key: str) -> Saved | None:
+    """What an experiment left, finished or not; None where it never ran. Raises StoreError for another version."""
+    path = saved_path(root, key)
+    try:
+        return read_record(path, Saved) if path.is_file() else None
+    except StoreError as error:
+        raise StoreError(f"{error}; delete the file: what is trained stays, and its report is made again") from None
+
+
+def finished(task: Task, root: Path) -> Saved | None:
+    """What is kept of exactly this experiment, or None where there is something to do."""
+    saved = read_saved(root, task.key)
+    if saved is None or saved.report is None:
+        return None
+    return saved if saved.fingerprint == _asked(task, experiment_of(task, root))[0] else None
+
+
+# -- running -------------------------------------------------------------------------------------------------------
+
+
+def run_task(task: Task, root: Path, *, work: Work | None = None, clock: Callable[[], float] = time.monotonic) -> Saved:
+    """Run an experiment, or read what it left. The seconds of an interrupted try are kept and added to."""
+    saved = finished(task, root)
+    if saved is not None:
+        return saved
+    experiment = experiment_of(task, root)
+    asked, rest = _asked(task, experiment)
+    before = read_saved(root, task.key)
+    seconds = before.seconds if before is not None and before.work == rest else 0.0
+    report, grounding, start = None, None, clock()
+    try:
+        report, grounding = (work or run_and_explain)(task, experiment, Prefixed(task.key))
+    finally:
+        seconds = round(seconds + clock() - start, 1)
+        saved = Saved(fingerprint=asked, work=rest, seconds=seconds, report=report, grounding=grounding)
+        write_record(saved_path(root, task.key), saved)
+    return saved
+
+
+def run_and_explain(task: Task, experiment: Experiment, reporter: Reporter) -> tuple[Report, Grounding | None]:
+    """The run itself, and what its arms look at where the task asks for it."""
+    from rbft.runs import run_experiment  # loads torch
+
+    report = run_experiment(experiment, reporter).report
+    if not task.grounding:
+        return report, None
+    from rbft.grounded import explain_run
+
+    folder = Path(experiment.output) / experiment.name
+    return report, explain_run(folder, masks=True, attention=True, reporter=reporter).grounding
+
+
+def run_all(tasks: Sequence[Task], root: Path, *, jobs: int, reporter: Reporter) -> None:
+    """Run what is not finished: clips first, then up to `jobs` run directories at a time."""
+    pending = [task for task in tasks if finished(task, root) is None]
+    for yard in dict.fromkeys(task.yard for task in pending):
+        count = yard.num_train + yard.num_test + yard.num_unlabelled
+        reporter.say(f"clips: {yard.path(root)} ({count}; those that are there are not rendered again)")
+        yard.render(root)
+    groups: dict[str, list[Task]] = {}
+    for task in pending:
+        groups.setdefault(experiment_of(task, root).name, []).append(task)
+    if jobs == 1 or len(groups) <= 1:
+        for group in groups.values():
+            _run_group(group, root)
+        return
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=min(jobs, len(groups)), mp_context=spawning) as pool:
+        for running in as_completed([pool.submit(_run_group, group, root) for group in groups.values()]):
+            running.result()
+
+
+def _run_group(tasks: Sequence[Task], root: Path) -> None:
+    """The experiments of one run directory in their order."""
+    for task in tasks:
+        arms = len(experiment_of(task, root).arms)
+        Prefixed(task.key).say(f"{arms} arms")
+        saved = run_task(task, root)
+        Prefixed(task.key).say(f"finished after {saved.seconds / 60:.1f} minutes")
