@@ -123,6 +123,39 @@ def test_every_label_definition_and_persona_survives(
     assert f"You are a {persona}. " in prompts.rationale()
 
 
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_single_arms_ask(name: str) -> None:
+    prompts = load_prompts(name, persona="Q9", labels=DEFINED)
+    assert "Q9" not in prompts.plain_rationale()
+    assert not [label for label in DEFINED if label in prompts.plain_rationale()]
+    for dimension in ("subjects", "attributes", "actions", "scene"):
+        assert dimension in prompts.plain_rationale()
+    hinted = prompts.hinted_rationale("abnormal")
+    assert prompts.rationale() in hinted
+    assert "abnormal: a threat to people, pets or property" in hinted
+    assert "routine" not in hinted, "the other labels are not told"
+    asked = prompts.describing(9).query(prompts, "A {cat}.")
+    assert asked.index("A {cat}.") < asked.index(prompts.label())
+    assert prompts.describing(9).max_new_tokens == 9
+
+
+def test_what_single_arms_ask_by_hand() -> None:
+    prompts = load_prompts("brief", persona="p", labels=DEFINED | {"bare": ""})
+    assert prompts.hinted_rationale("normal") == f"normal: routine household activity. {prompts.rationale()}"
+    assert prompts.hinted_rationale("bare") == f"bare. {prompts.rationale()}"
+    assert prompts.describing(9).query(prompts, "A cat.") == f"A cat. {prompts.label()}"
+
+
+def test_what_single_arms_ask_is_no_part_of_the_fingerprint() -> None:
+    """So that finished stages stay finished: what is asked stands in the fingerprints of what comes of it."""
+    prompts = load_prompts("brief", persona="p", labels=DEFINED)
+    changes = {"plain": "x", "hint": None, "described": "{rationale}{query}"}
+    other = prompts.model_copy(update={"templates": prompts.templates.model_copy(update=changes)})
+    assert fingerprint(other) == fingerprint(prompts)
+    assert fingerprint(load_prompts("brief", persona="X", labels={"a": "b", "c": ""})) == "f6f7609135884283"
+    assert fingerprint(load_prompts("default", persona="X", labels={"a": "b", "c": ""})) == "84977480a209ba23"
+
+
 def test_braces_are_text() -> None:
     braces = "{persona} {labels} {0} {{}} {"
     prompts = load_prompts("brief", persona=braces, labels={braces: braces, "}": ""})
@@ -198,6 +231,9 @@ def test_an_unknown_file() -> None:
             {"rationale": "{persona:>{width}}"},
             "rationale: a field is a bare name, without `:` or `!`; needs exactly ['persona']",
         ),
+        ({"plain": "{persona}"}, "plain: holds the fields ['persona'], needs exactly []"),
+        ({"hint": "{prompt}"}, "hint: holds the fields ['prompt'], needs exactly ['label', 'prompt']"),
+        ({"described": "{query}"}, "described: holds the fields ['query'], needs exactly ['query', 'rationale']"),
         ({"label": "{labels!r}"}, "label: a field is a bare name, without `:` or `!`; needs exactly ['labels']"),
         ({"label": "{labels"}, "label: expected '}' before end of string; a brace that is meant as text is doubled"),
         (

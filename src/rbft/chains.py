@@ -49,9 +49,9 @@ def _checkpoint(session: Session, arm: Arm, number: int, seed: int) -> Checkpoin
 
 def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint:
     stage = arm.stages[number - 1]
-    examples = _examples(session, arm, number, seed)
+    examples = stage_examples(session, arm, number, seed)
     recipe = session.experiment.stage_training(stage)
-    steps = _stage_steps(session, arm, number, seed)
+    steps = stage_steps(session, arm, number, seed)
     job = StageJob(
         stage=stage,
         parent=_checkpoint(session, arm, number - 1, seed),
@@ -80,19 +80,19 @@ def _train(session: Session, arm: Arm, job: StageJob, title: str) -> Checkpoint:
         return train_stage(job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code)
 
 
-def _stage_steps(session: Session, arm: Arm, number: int, seed: int) -> int:
+def stage_steps(session: Session, arm: Arm, number: int, seed: int) -> int:
     """Optimizer steps of a stage: of its own examples, or of the whole arm that it matches."""
     stage = arm.stages[number - 1]
     if stage.match_steps_of is None:
-        return num_steps(len(_examples(session, arm, number, seed)), session.experiment.stage_training(stage))
+        return num_steps(len(stage_examples(session, arm, number, seed)), session.experiment.stage_training(stage))
     matched = session.experiment.arm(stage.match_steps_of)
-    return sum(_stage_steps(session, matched, n, seed) for n in range(1, len(matched.stages) + 1))
+    return sum(stage_steps(session, matched, n, seed) for n in range(1, len(matched.stages) + 1))
 
 
 # -- examples ------------------------------------------------------------------------------------------------------
 
 
-def _examples(session: Session, arm: Arm, number: int, seed: int) -> list[Example]:
+def stage_examples(session: Session, arm: Arm, number: int, seed: int) -> list[Example]:
     """What a stage learns; raises ExperimentError, naming arm and stage, where nothing is left to learn."""
     stage = arm.stages[number - 1]
     train = session.manifest.of("train")
@@ -159,7 +159,9 @@ def _rationales(session: Session, arm: Arm, number: int, seed: int) -> dict[str,
         requests.append(told)
     if stage.vote is not None or stage.hint is not None or stage.drop_contradicting:
         keys = [request.key(engine, session.experiment.sampling) for request in requests]
-        _keep(session, fingerprint("chosen", keys, stage.vote, stage.hint, stage.drop_contradicting), chosen)
+        _keep(
+            session, fingerprint("chosen", keys, list(chosen), stage.vote, stage.hint, stage.drop_contradicting), chosen
+        )
     return chosen
 
 

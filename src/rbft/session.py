@@ -39,6 +39,8 @@ class Session:
     """Finished stages by their key."""
     chains: dict[tuple[str, int, int], Checkpoint] = field(default_factory=dict)
     """Finished stages by arm, number and seed."""
+    general: Session | None = None
+    """The same over general clips, where forgetting is measured."""
 
     def vlm(self, path: str, working: Callable[[], None]) -> VLM:
         """The model at that path, for inference; says through `working` that there is work."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from rbft.arms import Hint, Vote
 from rbft.errors import ExperimentError, LineageError
 from rbft.experiment import Stage
 from rbft.prompts import Prompts, load_prompts
 from rbft.records import Clip, Rationale, Verdict
-from rbft.training.examples import label_examples, rationale_examples, refuse_test_clips
+from rbft.training.examples import label_examples, rationale_examples, refuse_test_clips, stage_faults
+
+LABEL = Stage(kind="label")
 
 
 def clip(number: int, label: str | None = "normal", *, split: str = "train", rationale: str | None = None) -> Clip:
@@ -63,6 +66,70 @@ def test_formats_put_the_label_before_or_after(order: str, answer: str, prompts:
     clips = [clip(0), clip(1, None)]
     made = rationale_examples(clips, Stage(kind="rationale", format=order), prompts, written(*clips), seed=0)
     assert [e.answer for e in made] == [answer]
+
+
+def test_a_stage_learns_of_the_clips_it_names(prompts: Prompts) -> None:
+    clips = [clip(0), clip(1, None), clip(2, "abnormal")]
+
+    def learnt(**settings: object) -> list[str]:
+        stage = Stage.model_validate({"kind": "rationale"} | settings)
+        return [e.clip_id for e in rationale_examples(clips, stage, prompts, written(*clips), seed=0)]
+
+    assert learnt() == ["c0", "c1", "c2"]
+    assert learnt(clips="labelled") == learnt(hint={}) == learnt(format="P+R+C") == ["c0", "c2"]
+    assert learnt(clips="unlabelled") == ["c1"]
+
+
+def test_a_plain_query_is_answered_with_the_same_texts(prompts: Prompts) -> None:
+    clips = [clip(0), clip(1)]
+    stage = Stage(kind="rationale", query="plain")
+    made = rationale_examples(clips, stage, prompts, written(*clips), seed=0)
+    assert {e.prompt for e in made} == {prompts.plain_rationale()}
+    assert "Yard Guard" not in prompts.plain_rationale()
+    assert [e.answer for e in made] == ["text of c0", "text of c1"]
+
+
+def test_labels_are_asked_for_under_a_query_of_their_own_where_given(prompts: Prompts) -> None:
+    made = label_examples([clip(0), clip(1, "abnormal")], prompts, queries={"c0": "first?", "c1": "second?"})
+    assert [(e.prompt, e.answer) for e in made] == [("first?", "normal"), ("second?", "abnormal")]
+
+
+@pytest.mark.parametrize(
+    ("clips", "stage", "expected"),
+    [
+        ([clip(0, None)], Stage(kind="label"), "no training clip has a label; fill the manifest's `label` column"),
+        ([clip(0, None)], Stage(kind="joint"), "no training clip has a label; fill the manifest's `label` column"),
+        (
+            [clip(0), clip(1)],
+            Stage(kind="rationale", clips="unlabelled"),
+            "it learns rationales of unlabelled clips, and none of the 2 training clips is unlabelled",
+        ),
+        (
+            [clip(0, None)],
+            Stage(kind="rationale", clips="labelled"),
+            "it learns rationales of labelled clips, and none of the 1 training clips is labelled",
+        ),
+        (
+            [clip(0), clip(1)],
+            Stage(kind="rationale", vote=Vote(keep_share=0.2)),
+            "vote.keep_share 0.2 of 2 clips with own rationales keeps none; raise it",
+        ),
+    ],
+)
+def test_what_clips_lack_for_a_stage(clips: list[Clip], stage: Stage, expected: str, prompts: Prompts) -> None:
+    assert stage_faults(clips, stage, prompts) == [expected]
+
+
+def test_what_prompts_lack_for_a_stage(prompts: Prompts) -> None:
+    bare = prompts.model_copy(
+        update={"templates": prompts.templates.model_copy(update=dict.fromkeys(("plain", "hint", "described")))}
+    )
+    stages = [Stage(kind="rationale", query="plain", hint=Hint()), Stage(kind="label", describe_first=True), LABEL]
+    assert [stage_faults([clip(0)], stage, prompts) for stage in stages] == [[], [], []]
+    lacking = "the prompts 'default' have no template `{}`, which this stage asks with; add it"
+    assert [stage_faults([clip(0)], stage, bare) for stage in stages] == [
+        [lacking.format("plain"), lacking.format("hint")], [lacking.format("described")], [],
+    ]  # fmt: skip
 
 
 def test_dropped_rationales_are_not_learnt(prompts: Prompts) -> None:

@@ -64,8 +64,14 @@ def likeness(a: str, b: str) -> float:
     first, second = words_of(a), words_of(b)
     if max(len(first), len(second)) <= SHORT_WORDS:
         return float(first == second)
+    return rouge_1(a, b)
+
+
+def rouge_1(a: str, b: str) -> float:
+    """ROUGE-1 F1: the words in common, as often as in both, over the mean number of words; two empty texts give 1."""
+    first, second = words_of(a), words_of(b)
     common = (Counter(first) & Counter(second)).total()
-    return 2 * common / (len(first) + len(second))
+    return 2 * common / (len(first) + len(second)) if first or second else 1.0
 
 
 @lru_cache(maxsize=64)
