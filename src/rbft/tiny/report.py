@@ -74,7 +74,7 @@ def draw_curves(log: Path, picture: Path) -> None:
     )
     right.plot([row["step"] for row in language], _smooth([row["clause"] for row in language]), label="clauses right")
     right.plot([row["step"] for row in language], [row["level"] for row in language], "--", label="level of difficulty")
-    right.set(title="Learning to speak", xlabel="step (16 clips, about 4 questions each)")
+    right.set(title="Learning to speak", xlabel="step (16 clips, about 4 questions each)", ylim=(0, 1.05))
     for axis in (left, right):
         axis.legend()
         axis.grid(alpha=0.3)
