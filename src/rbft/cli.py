@@ -307,16 +307,17 @@ def _common(
 
 
 def _print_outcome(outcome: Any) -> None:
-    from rbft.report.tables import render_table
+    from rbft.report.tables import render_table, render_words
 
     console = Console()
+    render_words(outcome.report, console)
+    console.print()
     render_table(outcome.report, console)
-    console.print(f"\n{outcome.report.headline}", markup=False, highlight=False)
     console.print(f"\nReport:   {outcome.page}", markup=False, highlight=False, soft_wrap=True)
     if outcome.classifier is not None:
-        console.print(
-            f"Classify: rbft predict {outcome.classifier} CLIP…", markup=False, highlight=False, soft_wrap=True
-        )
+        usable = outcome.report.advice is not None and outcome.report.advice.arm is not None
+        title = "Classify:" if usable else "Try:     "
+        console.print(f"{title} rbft predict {outcome.classifier} CLIP…", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -114,6 +114,22 @@ class Evaluation(Section):
     )
     generate: bool = Field(True, description="also the second readout: a greedy answer, strictly parsed")
     resamples: int = Field(2_000, ge=100, description="bootstrap resamples")
+    learning_curve: tuple[float, ...] = Field(
+        (), description="shares of the labelled training clips to train on as well; empty: no learning curve"
+    )
+    curve_arms: tuple[str, ...] = Field(
+        (), description="arms with a learning curve; empty: direct-matched and rb-ft where they run, else all trained"
+    )
+
+    @field_validator("learning_curve")
+    @classmethod
+    def _shares_rise(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < share < 1 for share in shares) or len(set(shares)) < len(shares):
+            raise ValueError(
+                f"{list(shares)} must be different shares between 0 and 1, such as [0.25, 0.5]; all clips, 1, are the "
+                "run itself"
+            )
+        return tuple(sorted(shares))
 
 
 class Experiment(Section):
@@ -175,6 +191,20 @@ class Experiment(Section):
         _stop_at(faults)
         return arms
 
+    @model_validator(mode="after")
+    def _curve_has_arms(self) -> Self:
+        trained = [arm.name for arm in self.arms if arm.stages]
+        faults = [
+            f"evaluation.curve_arms: no trained arm {name!r}{did_you_mean(name, trained) or '.'} "
+            f"Trained are {', '.join(trained) or 'none'}"
+            for name in self.evaluation.curve_arms
+            if name not in trained
+        ]
+        if self.evaluation.learning_curve and not trained:
+            faults.append("evaluation.learning_curve: no arm is trained; add one, such as direct, or leave it out")
+        _stop_at(faults)
+        return self
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -198,6 +228,15 @@ class Experiment(Section):
     def stage_training(self, stage: Stage) -> Training:
         """The recipe of one stage: the `training` section with the stage's overrides."""
         return Training.model_validate(self.training.model_dump() | stage.training)
+
+    @property
+    def curve_arms(self) -> list[Arm]:
+        """The arms that a learning curve is asked for."""
+        if not self.evaluation.learning_curve:
+            return []
+        trained = [arm for arm in self.arms if arm.stages]
+        wanted = self.evaluation.curve_arms or ("direct-matched", "rb-ft")
+        return [arm for arm in trained if arm.name in wanted] or trained
 
     def arm(self, name: str) -> Arm:
         """The arm of that name, from the experiment or the presets; raises ExperimentError where there is none."""

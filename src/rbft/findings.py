@@ -15,18 +15,22 @@ import numpy as np
 from rbft import __version__
 from rbft.answers import AuditThresholds
 from rbft.clips.ingest import ClipFrames
+from rbft.evaluation.advice import Evidence, Floor, advise, most_accurate
 from rbft.evaluation.baselines import ClipFeatures, mean_brightness, motion_energy, simple_baselines
 from rbft.evaluation.compare import write_predictions_csv
+from rbft.evaluation.curve import arm_curve, num_labelled, with_share
 from rbft.evaluation.metrics import reliability
-from rbft.evaluation.verdict import arm_report, category_reports, compare, dataset_report, headline
+from rbft.evaluation.verdict import Runs, arm_report, category_reports, compare, dataset_report
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
 from rbft.rationales.audit import collapse_note, summarise
 from rbft.records import (
+    ArmCurve,
     ArmReport,
     Checkpoint,
     Clip,
     Comparison,
+    DatasetReport,
     LossPoint,
     Manifest,
     Prediction,
@@ -62,6 +66,8 @@ class Findings:
     frames: ClipFrames
     probes: Mapping[str, Probe]
     arms: Mapping[str, ArmRun]
+    curves: Mapping[str, Mapping[float, Runs]]
+    """By arm and share of the labelled training clips, the predictions of every seed; 1.0 is the arm itself."""
     rationales: Sequence[Rationale]
     thresholds: AuditThresholds
     examples: Sequence[Clip]
@@ -78,25 +84,41 @@ class Findings:
 def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
     """Write `report.json`, `report.html` and a CSV of predictions per arm and seed.
 
-    Returns the report, the page, and the checkpoint of the best trained arm's first seed (None: nothing was trained).
+    Returns the report, the page, and the checkpoint to classify with (None: nothing was trained).
     """
     experiment = findings.experiment
     rows = {name: _row(findings, run) for name, run in findings.arms.items()}
     comparisons = _comparisons(findings)
     dataset = dataset_report(findings.manifest)
+    answered = _baselines(findings)
+    curves = _curves(findings)
+    headline, advice = advise(
+        Evidence(
+            arms=rows,
+            comparisons=comparisons,
+            dataset=dataset,
+            floor=_floor(findings, dataset, answered),
+            checkpoints={
+                name: _relative(findings, _checkpoint(run)) for name, run in findings.arms.items() if run.arm.stages
+            },
+            curves=curves,
+        )
+    )
     alike = collapse_note(findings.rationales, findings.thresholds)
     report = Report(
         name=experiment.name,
-        headline=headline(rows, comparisons, dataset),
+        headline=headline,
+        advice=advice,
         dataset=dataset,
         arms=rows,
-        baselines=_baselines(findings),
+        baselines={name: _accuracy(made) for name, made in answered.items()},
         comparisons=tuple(comparisons),
         categories=category_reports(
             {name: run.predictions for name, run in findings.arms.items()},
             findings.manifest,
             resamples=experiment.evaluation.resamples,
         ),
+        learning_curve=curves,
         rationales=summarise(findings.rationales) if findings.rationales else None,
         timing=findings.store.timings(),
         environment=_environment(findings.device),
@@ -107,20 +129,21 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
     for name, run in findings.arms.items():
         for seed, predictions in run.predictions.items():
             write_predictions_csv(findings.store.root / "predictions" / f"{name}-seed{seed}.csv", predictions)
-    classifier = _classifier(findings, rows)
+    classifier = _classifier(findings, rows, advice.arm)
     page = write_report(findings.store.root, report, _material(findings, classifier))
     return report, page, classifier
 
 
 def _row(findings: Findings, run: ArmRun) -> ArmReport:
     chains = list(run.checkpoints.values())
-    return arm_report(
+    row = arm_report(
         run.predictions,
         labels=findings.labels,
         stages=[stage.title for stage in run.arm.stages],
         num_steps=max((sum(c.num_steps for c in chain) for chain in chains), default=0),
         resamples=findings.experiment.evaluation.resamples,
     )
+    return row.model_copy(update={"rationales": summarise(run.rationales) if run.rationales else None})
 
 
 def _comparisons(findings: Findings) -> list[Comparison]:
@@ -139,17 +162,51 @@ def _comparisons(findings: Findings) -> list[Comparison]:
     ]
 
 
-def _baselines(findings: Findings) -> dict[str, float]:
-    """Test accuracy of classifiers that look at frame size, length, brightness or motion alone."""
+def _curves(findings: Findings) -> dict[str, ArmCurve]:
+    """The learning curves that were asked for. Every seed's subset of a share has the same number of clips."""
+    shares = [*findings.experiment.evaluation.learning_curve, 1.0]
+    clips = {share: num_labelled(with_share(findings.manifest, share, 0)) for share in shares}
+    resamples = findings.experiment.evaluation.resamples
+    return {
+        name: arm_curve(name, runs, clips, findings.labels, resamples=resamples)
+        for name, runs in findings.curves.items()
+    }
+
+
+def _baselines(findings: Findings) -> dict[str, list[Prediction]]:
+    """Test answers of classifiers that look at frame size, length, brightness or motion alone."""
     train, test = (findings.manifest.of(split, labelled=True) for split in ("train", "test"))
-    found = simple_baselines(
+    return simple_baselines(
         [_features(findings, clip) for clip in train],
         [str(clip.label) for clip in train],
         [_features(findings, clip) for clip in test],
         {clip.clip_id: clip.label for clip in test},
         findings.labels,
     )
-    return {name: sum(p.label == p.truth for p in made) / len(made) for name, made in found.items()}
+
+
+def _accuracy(made: Sequence[Prediction]) -> float:
+    return sum(p.label == p.truth for p in made) / len(made)
+
+
+def _floor(findings: Findings, dataset: DatasetReport, answered: Mapping[str, list[Prediction]]) -> Floor:
+    """The most accurate of the best constant answer and the simple classifiers, and every arm against it."""
+    constant = f"always answering {dataset.majority_label!r}"
+    any_of = next(iter(answered.values()))
+    made = {constant: [p.model_copy(update={"label": dataset.majority_label}) for p in any_of]}
+    made |= {f"looking at {name} alone": found for name, found in answered.items()}
+    words = max(made, key=lambda name: _accuracy(made[name]))
+    comparisons = {
+        name: compare(
+            {0: made[words]},
+            run.predictions,
+            names=(words, name),
+            labels=findings.labels,
+            resamples=findings.experiment.evaluation.resamples,
+        )
+        for name, run in findings.arms.items()
+    }
+    return Floor(words=words, accuracy=_accuracy(made[words]), comparisons=comparisons)
 
 
 def _features(findings: Findings, clip: Clip) -> ClipFeatures:
@@ -164,13 +221,21 @@ def _features(findings: Findings, clip: Clip) -> ClipFeatures:
     )
 
 
-def _classifier(findings: Findings, rows: Mapping[str, ArmReport]) -> Path | None:
+def _classifier(findings: Findings, rows: Mapping[str, ArmReport], use: str | None) -> Path | None:
+    """The checkpoint of the arm to use, or where this was not trained, of the most accurate one that was."""
     trained = {name: row for name, row in rows.items() if findings.arms[name].arm.stages}
     if not trained:
         return None
-    best = findings.arms[max(trained, key=lambda name: trained[name].accuracy.mean)]
-    first_seed = next(iter(best.checkpoints.values()))
-    return Path(first_seed[-1].path)
+    return _checkpoint(findings.arms[use if use in trained else most_accurate(trained)])
+
+
+def _checkpoint(run: ArmRun) -> Path:
+    """What an arm's first seed ended with."""
+    return Path(next(iter(run.checkpoints.values()))[-1].path)
+
+
+def _relative(findings: Findings, path: Path) -> str:
+    return path.relative_to(findings.store.root).as_posix()
 
 
 # -- the page's material -------------------------------------------------------------------------------------------
@@ -180,7 +245,7 @@ def _material(findings: Findings, classifier: Path | None) -> ReportMaterial:
     dropped = [r for r in findings.rationales if not r.verdict.kept]
     artifacts = {"experiment": "experiment.json", "clips": "manifest.json", "predictions": "predictions"}
     if classifier is not None:
-        artifacts["classifier"] = classifier.relative_to(findings.store.root).as_posix()
+        artifacts["classifier"] = _relative(findings, classifier)
     return ReportMaterial(
         loss_curves=_loss_curves(findings),
         reliability={name: _reliability(run) for name, run in findings.arms.items()},

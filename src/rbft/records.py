@@ -283,6 +283,40 @@ class Comparison(Record):
     verdict: str
 
 
+class Advice(Record):
+    """What to do, in words, beside the headline that says what to use."""
+
+    arm: str | None
+    """The arm to use; None where none is shown to beat the baselines."""
+    checkpoint: str | None
+    """Its checkpoint of the first seed, below the report's folder; None where nothing was trained for it."""
+    floor: Comparison
+    """That arm (or the most accurate one) minus the strongest answer that needs no model."""
+    how_sure: str
+    more_clips: str
+
+
+class CurvePoint(Record):
+    """An arm trained on a share of the labelled training clips; the test clips are the same for every share."""
+
+    share: float
+    clips: int
+    """Labelled training clips of that share."""
+    accuracy: Estimate
+    macro_f1: Estimate
+
+
+class ArmCurve(Record):
+    """An arm's learning curve."""
+
+    points: tuple[CurvePoint, ...]
+    """By rising share; the last is the arm on all clips."""
+    doubling_clips: tuple[int, int]
+    """The two numbers of clips that are nearest to a doubling and end with all clips."""
+    gains: tuple[Comparison, ...]
+    """Between those two: accuracy, then macro F1."""
+
+
 class DatasetReport(Record):
     train: int
     test: int
@@ -316,12 +350,17 @@ class Report(Record):
     schema_version: Literal[1] = Field(1, alias="schema")
     name: str
     headline: str
+    """What to use."""
+    advice: Advice | None = None
+    """How sure that is and what more clips would buy; None in reports of versions that did not say so."""
     dataset: DatasetReport
     arms: dict[str, ArmReport]
     baselines: dict[str, float] = Field(default_factory=dict)
     comparisons: tuple[Comparison, ...]
     categories: dict[str, CategoryReport] = Field(default_factory=dict)
     """Category to its numbers, the largest first; empty where no test clip has one."""
+    learning_curve: dict[str, ArmCurve] = Field(default_factory=dict)
+    """Arm to its curve; empty where none was asked for."""
     rationales: RationaleReport | None
     timing: dict[str, float]
     environment: dict[str, str]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbft.answers import AuditThresholds, load_thresholds
@@ -16,8 +16,9 @@ from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import build_manifest, clip_frames, inspect_clips
 from rbft.clips.manifest import Listing, read_manifest
 from rbft.errors import ExperimentError, ManifestError
-from rbft.evaluation.verdict import dataset_report
-from rbft.experiment import Experiment, load_experiment
+from rbft.evaluation.curve import curve_faults, num_labelled, with_share
+from rbft.evaluation.verdict import Runs, dataset_report
+from rbft.experiment import Arm, Experiment, load_experiment
 from rbft.files import held, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.models.sources import Source, resolve
@@ -42,7 +43,11 @@ NUM_EXAMPLE_CLIPS = 8
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the report, its page, and the checkpoint to classify with (None: only zero-shot ran)."""
+    """What a run leaves: the report, its page, and the checkpoint to classify with.
+
+    That is of the arm that the report says to use, or where this was not trained, of the most accurate one that was
+    (None: none was).
+    """
 
     report: Report
     page: Path
@@ -77,7 +82,8 @@ def run_experiment(experiment: Experiment, reporter: Reporter | None = None) -> 
     with held(store.root):
         session = _prepare(experiment, found, store, reporter)
         arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}
-        return _report(session, arms)
+        curves = {arm.name: _curve(session, arm, arms[arm.name]) for arm in experiment.curve_arms}
+        return _report(session, arms, curves)
 
 
 # -- clips and frames ----------------------------------------------------------------------------------------------
@@ -167,21 +173,63 @@ def _refuse_impossible(experiment: Experiment, manifest: Manifest, prompts: Prom
     if not any(clip.label is not None for clip in manifest.clips):
         raise ManifestError(f"{experiment.clips}: no clip has a label; fill a column named `label`")
     dataset_report(manifest)
+    faults = _stage_faults(experiment.arms, manifest, prompts)
+    shares = experiment.evaluation.learning_curve
+    faults += curve_faults(manifest, shares)
+    for share in shares if not faults else ():
+        few = [with_share(manifest, share, seed) for seed in experiment.seeds]
+        found = dict.fromkeys(fault for part in few for fault in _stage_faults(experiment.curve_arms, part, prompts))
+        faults += [f"evaluation.learning_curve: share {share:g}: {fault}" for fault in found]
+    if faults:
+        raise ManifestError(faults)
+
+
+def _stage_faults(arms: Sequence[Arm], manifest: Manifest, prompts: Prompts) -> list[str]:
     train = manifest.of("train")
-    faults = [
+    return [
         f"arm {arm.name!r}, stage {number} ({stage.kind}): {fault}"
-        for arm in experiment.arms
+        for arm in arms
         for number, stage in enumerate(arm.stages, 1)
         for fault in stage_faults(train, stage, prompts)
     ]
-    if faults:
-        raise ManifestError(faults)
+
+
+# -- learning curve ------------------------------------------------------------------------------------------------
+
+
+def _curve(session: Session, arm: Arm, whole: ArmRun) -> dict[float, Runs]:
+    """Predictions of an arm on all test clips, by the share of the labelled training clips; 1 is the run itself.
+
+    Every seed draws its own clips, so that the intervals know that other clips could have been labelled.
+    """
+    curve: dict[float, Runs] = {1.0: whole.predictions}
+    for share in session.experiment.evaluation.learning_curve:
+        curve[share] = {
+            seed: _on_share(session, arm, share, seed).predictions[seed] for seed in session.experiment.seeds
+        }
+    return curve
+
+
+def _on_share(session: Session, arm: Arm, share: float, seed: int) -> ArmRun:
+    """One seed of an arm on its share of the labelled training clips; texts and finished stages are shared."""
+    session.release()
+    manifest = with_share(session.manifest, share, seed)
+    part = replace(
+        session,
+        manifest=manifest,
+        experiment=session.experiment.model_copy(update={"seeds": (seed,)}),
+        chains={},
+    )
+    named = arm.model_copy(update={"name": f"{arm.name} on {num_labelled(manifest)} clips"})
+    made = run_arm(part, named)
+    part.release()
+    return made
 
 
 # -- report --------------------------------------------------------------------------------------------------------
 
 
-def _report(session: Session, arms: Mapping[str, ArmRun]) -> Outcome:
+def _report(session: Session, arms: Mapping[str, ArmRun], curves: Mapping[str, Mapping[float, Runs]]) -> Outcome:
     examples = _example_clips(session)
     written = _written(session, arms)
     explained = session.ask(session.base, session.request, examples, what="Explaining example clips", step="examples")
@@ -192,6 +240,7 @@ def _report(session: Session, arms: Mapping[str, ArmRun]) -> Outcome:
         frames=session.frames,
         probes=session.probes,
         arms=arms,
+        curves=curves,
         rationales=written,
         thresholds=session.thresholds,
         examples=examples,

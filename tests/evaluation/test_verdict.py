@@ -19,11 +19,10 @@ from rbft.evaluation.verdict import (
     compare,
     compare_answers,
     dataset_report,
-    headline,
     p_words,
     verdict_words,
 )
-from rbft.records import Clip, Comparison, LeftOut, Manifest, Prediction
+from rbft.records import Clip, LeftOut, Manifest, Prediction
 
 LABELS = ("normal", "abnormal")
 NAMES = ("direct", "rb-ft")
@@ -369,59 +368,6 @@ def test_a_dataset_without_a_labelled_test_clip_is_refused() -> None:
         dataset_report(manifest(["normal"], [None]))
     expected = "no test clip has a label: nothing could be measured; label some, or set `split` to test"
     assert str(error.value) == expected
-
-
-def comparison(a: str, b: str, difference: float, p: float, verdict: str) -> Comparison:
-    return Comparison(
-        a=a, b=b, difference=difference, low=difference - 0.08, high=difference + 0.08, p=p, smallest_detectable=0.1,
-        verdict=verdict,
-    )  # fmt: skip
-
-
-def test_the_headline_says_what_to_use_and_how_sure() -> None:
-    dataset = dataset_report(manifest(["normal"], ["normal"] * 50 + ["abnormal"] * 50))
-    right = {"zero-shot": 55, "direct": 70, "direct-matched": 72, "rb-ft": 86}
-    stages = {"zero-shot": (), "direct": ("label",), "direct-matched": ("label",), "rb-ft": ("rationale", "label")}
-    steps = {"zero-shot": 0, "direct": 10, "direct-matched": 20, "rb-ft": 20}
-    arms = {
-        name: arm_report(
-            {0: run([1] * n + [0] * (100 - n))},
-            labels=LABELS,
-            stages=stages[name],
-            num_steps=steps[name],
-            resamples=100,
-        )
-        for name, n in right.items()
-    }
-    shown = [
-        comparison("direct", "rb-ft", 0.16, 0.001, "helped"),
-        comparison("direct-matched", "rb-ft", 0.14, 0.0004, "helped"),
-        comparison("zero-shot", "rb-ft", 0.31, 0.0, "helped"),
-    ]
-    use = (
-        "Use rb-ft: it labels 86.0 % of 100 test clips correctly (95 % interval 77.9 to 91.5, one seed); "
-        "always answering 'normal' gets 50.0 %."
-    )
-    assert headline(arms, shown, dataset) == (
-        f"{use} Rationales helped: rb-ft is 14.0 points over direct-matched (95 % interval +6.0 to +22.0, p < 0.001)."
-    )
-    unsure = [
-        comparison("direct", "rb-ft", -0.02, 0.6, "these clips cannot tell: they are too few to show any difference")
-    ]
-    assert headline(arms, unsure, dataset) == (
-        f"{use} Whether rationales help, these clips cannot tell: they are too few to show any difference "
-        "(rb-ft is 2.0 points below direct, 95 % interval -10.0 to +6.0, p = 0.60)."
-    )
-    turned = [comparison("rb-ft", "direct-matched", -0.14, 0.0004, "hurt")]
-    assert headline(arms, turned, dataset) == headline(arms, shown, dataset)
-    assert headline(arms, [], dataset) == use
-    weak = {name: arms[name] for name in ("zero-shot",)}
-    assert headline(weak, [], dataset).endswith("These clips do not show that zero-shot beats that constant answer.")
-    none = {"bad": arm_report({0: run([1] * 40 + [0] * 60), 1: run([0] * 60 + [1] * 40)}, labels=LABELS, resamples=100)}
-    assert headline(none, [], dataset) == (
-        "Use none of these yet: the best arm, bad, labels 40.0 % of 100 test clips correctly, "
-        "and always answering 'normal' gets 50.0 %."
-    )
 
 
 def test_accuracy_per_category_counts_a_clip_in_each_of_its_categories() -> None:

@@ -17,6 +17,7 @@ from rbft.records import ArmReport, CategoryReport, LeftOut, Report, Verdict
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import render_page, write_report
 from rbft.report.schema import SCHEMA_PATH, report_schema, write_schema
+from rbft.report.tables import report_words
 
 SECTIONS = [
     "verdict", "results", "comparisons", "dataset", "confusion", "loss", "reliability", "examples", "rationales",
@@ -61,7 +62,7 @@ def test_json_has_the_keys_of_the_architecture(tmp_path: Path, report: Report) -
     assert isinstance(found["environment"], dict)
 
 
-@pytest.mark.parametrize("which", ["report", "long_report", "small_report"])
+@pytest.mark.parametrize("which", ["report", "long_report", "small_report", "curve_report"])
 def test_written_json_fits_the_published_schema(tmp_path: Path, request: pytest.FixtureRequest, which: str) -> None:
     write_report(tmp_path, request.getfixturevalue(which), ReportMaterial())
     validator = Draft202012Validator(json.loads(SCHEMA_PATH.read_bytes()))
@@ -105,6 +106,42 @@ def test_pages_are_well_formed(
         assert fragments == set(SECTIONS)
 
 
+def test_the_top_of_the_page_says_what_to_use_how_sure_and_what_more_clips_would_buy(
+    curve_report: Report, material: ReportMaterial, page_of: Callable
+) -> None:
+    page = page_of(render_page(curve_report, material))
+    words = " ".join(page.text.replace("\u00a0", " ").split())
+    at = [words.index(text) for text in report_texts(curve_report)]
+    assert at == sorted(at)
+    assert at[-1] < words.index("Test clips")
+    assert "learning_curve=[0.25,0.5]" not in words
+
+
+def report_texts(report: Report) -> list[str]:
+    return [text for _, text in report_words(report)]
+
+
+def test_a_learning_curve_has_a_section_with_its_numbers_and_none_is_not_mentioned(
+    curve_report: Report, report: Report, page_of: Callable
+) -> None:
+    page = page_of(render_page(curve_report, ReportMaterial()))
+    fragments = {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")}
+    assert fragments == {*SECTIONS, "curve"} & {*page.ids}
+    [table] = [t for t in page.tables if t[0][:3] == ["arm", "training clips", "share"]]
+    assert table[1:4] == [
+        ["direct-matched", "196", "25 %", "55.0 49.0–61.0", "52.0 45.0–59.0"],
+        ["direct-matched", "392", "50 %", "67.0 61.5–72.5", "64.0 57.5–70.5"],
+        ["direct-matched", "784", "100 %", "73.0 68.0–78.0", "70.0 64.0–76.0"],
+    ]
+    assert len(table) == 7
+    alts = [f["aria-label"] for f in page.all("figure") if (f.get("aria-label") or "").startswith("Learning curve")]
+    assert alts[1] == (
+        "Learning curve of rb-ft: 196 clips, accuracy 62.5 %, macro-F1 59.5 %; 392 clips, accuracy 74.5 %, macro-F1 "
+        "71.5 %; 784 clips, accuracy 80.5 %, macro-F1 77.5 %"
+    )
+    assert "curve" not in page_of(render_page(report, ReportMaterial())).ids
+
+
 def test_p_values_do_not_break_over_lines(report: Report, material: ReportMaterial, page_of: Callable) -> None:
     told = report.model_copy(
         update={"headline": "Rationales helped (interval +1.0 to +9.0, p = 0.012). Next p < 0.001."}
@@ -112,7 +149,7 @@ def test_p_values_do_not_break_over_lines(report: Report, material: ReportMateri
     text = page_of(render_page(told, material)).text
     assert "p\u00a0=\u00a00.012" in text
     assert "p\u00a0<\u00a00.001" in text
-    assert len(re.findall(r"\bp\u00a0[=<]\u00a0\d", text)) == 2 + len(report.comparisons)
+    assert len(re.findall(r"\bp\u00a0[=<]\u00a0\d", text)) == 3 + len(report.comparisons)
     assert re.findall(r"\bp [=<]", text) == []
 
 
@@ -134,8 +171,13 @@ def test_page_asks_nothing_of_the_network(html: str, page_of: Callable) -> None:
 
 def test_page_says_what_the_report_says(html: str, report: Report, page_of: Callable) -> None:
     text = " ".join(page_of(html).text.split())
-    assert report.headline in text
-    for part in (*report.notes, *report.fingerprints.values(), *report.environment.values(), *report.timing):
+    for part in (
+        *report_texts(report),
+        *report.notes,
+        *report.fingerprints.values(),
+        *report.environment.values(),
+        *report.timing,
+    ):
         assert part in text
     for words in ("2 partial, 1 no video stream", "ends at 3.1 of 12.0 s", "says the same thing over and over",
                   "3 of 3 that were dropped", "3 h 04 min", "learning_rate: 1.0e-05",

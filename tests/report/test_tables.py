@@ -10,7 +10,17 @@ from rich.console import Console
 from rbft.records import Report
 from rbft.report.material import ReportMaterial
 from rbft.report.page import render_page
-from rbft.report.tables import main_columns, main_rows, p_value, percent, points, render_table, to_markdown, unbroken
+from rbft.report.tables import (
+    main_columns,
+    main_rows,
+    p_value,
+    percent,
+    points,
+    render_table,
+    render_words,
+    to_markdown,
+    unbroken,
+)
 
 
 def printed(report: Report, width: int = 200) -> str:
@@ -61,8 +71,24 @@ def test_markdown_equals_json(report: Report) -> None:
     for name, numbers in numbers_of_json(report).items():
         row = next(line for line in lines if line.startswith(f"| {name} |"))
         assert [cell.split()[0] for cell in row.strip("| ").split(" | ")[1:]] == numbers
-    widths = {line.count("|") for line in lines[2 : 2 + 4 + len(report.arms)]}
+    assert lines[0].startswith("**What to use.** Use rb-ft: it labels 80.5 % of 196 test clips correctly")
+    widths = {line.count("|") for line in lines[6 : 6 + 4 + len(report.arms)]}
     assert widths == {10}
+
+
+def test_the_terminal_begins_with_the_words(report: Report, small_report: Report) -> None:
+    stream = io.StringIO()
+    render_words(report, Console(file=stream, width=1000))
+    assert report.advice is not None
+    assert stream.getvalue().splitlines() == [
+        f"What to use. {report.headline}",
+        f"How sure. {report.advice.how_sure}",
+        f"More clips. {report.advice.more_clips}",
+    ]
+    stream = io.StringIO()
+    hostile = small_report.model_copy(update={"headline": "Use \x1b[31m[bold]x[/bold]"})
+    render_words(hostile, Console(file=stream, width=1000))
+    assert stream.getvalue() == "What to use. Use \ufffd[31m[bold]x[/bold]\n"
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -13,7 +13,9 @@ from rbft.records import Report
 from rbft.report import views
 from rbft.report.figures import (
     MAX_CURVE_POINTS,
+    CurveRange,
     LossRange,
+    curve_plot,
     film_strip,
     loss_plot,
     loss_summary,
@@ -42,6 +44,18 @@ def test_plots_follow_the_page_colours_and_share_no_ids() -> None:
         assert "<text" in plot.svg
     assert plots[0].alt == "Training loss of rb-ft, label stage: from 2.10 to 1.10, 2 seeds"
     assert plots[2].alt == "Reliability of rb-ft: at 90 %, 80 % right (20)"
+
+
+def test_learning_curves_share_their_axes_and_draw_every_interval(curve_report: Report) -> None:
+    curves = curve_report.learning_curve
+    shared = CurveRange.of(curves.values())
+    assert shared == CurveRange(clips=(196, 392, 784), low=40, high=90)
+    plots = [curve_plot(name, curve, shared, name) for name, curve in curves.items()]
+    for plot in plots:
+        assert re.findall(r">(\d+)</text>", plot.svg)[:3] == ["196", "392", "784"]
+        assert "var(--arm)" in plot.svg
+        assert not re.search(r"#0[1-4]0[1-4]0[1-4]|xmlns|<style|<metadata|http", plot.svg)
+    assert plots[0].svg == curve_plot("direct-matched", curves["direct-matched"], shared, "direct-matched").svg
 
 
 def test_a_loss_that_is_not_finite_is_counted_and_not_drawn() -> None:
@@ -101,14 +115,6 @@ def test_difference_scale_is_symmetric_and_whole(report: Report) -> None:
     assert 0 in scale.ticks
     assert all(scale.low < c.low and c.high < scale.high for c in report.comparisons)
     assert [round(t, 3) for t in views.difference_scale(()).ticks] == [-0.01, 0.0, 0.01]
-
-
-def test_top_of_the_page_names_the_nearest_control_first(report: Report) -> None:
-    assert [(c.a, c.b, c.metric) for c in views.leading_comparisons(report)] == [
-        ("direct-matched", "rb-ft", "accuracy"),
-        ("direct", "rb-ft", "accuracy"),
-        ("zero-shot", "rb-ft", "accuracy"),
-    ]
 
 
 def test_comparisons_are_grouped_by_their_arms(report: Report) -> None:

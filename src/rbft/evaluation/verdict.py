@@ -1,4 +1,4 @@
-"""Did it help? Two arms on the same clips, one arm's row of the table, and the sentence at the top of the report.
+"""Did it help? Two arms on the same clips, and one arm's row of the table. What follows from them: `advice`.
 
 A run is the predictions of one seed; an arm is its runs by seed. What the words mean: `docs/statistics.md`.
 """
@@ -266,61 +266,6 @@ def dataset_report(manifest: Manifest) -> DatasetReport:
         majority_label=majority,
         majority_accuracy=test[majority] / sum(test.values()),
     )
-
-
-def headline(arms: Mapping[str, ArmReport], comparisons: Sequence[Comparison], dataset: DatasetReport) -> str:
-    """What to use and how sure, in two or three plain sentences.
-
-    The arm with the highest accuracy (the first among equals); whether it clears the best constant answer; and the
-    verdict on rationales against the control with the same training budget, where both were run.
-    """
-    name = max(arms, key=lambda arm: arms[arm].accuracy.mean)
-    best = arms[name]
-    base = f"always answering {dataset.majority_label!r} gets {100 * dataset.majority_accuracy:.1f} %"
-    seeds = f"{len(best.seeds)} seeds" if len(best.seeds) > 1 else "one seed"
-    sentences = [
-        f"Use {name}: it labels {100 * best.accuracy.mean:.1f} % of {dataset.test} test clips correctly "
-        f"(95 % interval {100 * best.accuracy.low:.1f} to {100 * best.accuracy.high:.1f}, {seeds}); {base}."
-    ]
-    if best.accuracy.mean <= dataset.majority_accuracy:
-        sentences[0] = (
-            f"Use none of these yet: the best arm, {name}, labels {100 * best.accuracy.mean:.1f} % of {dataset.test} "
-            f"test clips correctly, and {base}."
-        )
-    elif best.accuracy.low <= dataset.majority_accuracy:
-        sentences.append(f"These clips do not show that {name} beats that constant answer.")
-    judged = _rationale_comparison(arms, comparisons)
-    if judged is not None:
-        sentences.append(_rationale_sentence(judged))
-    return " ".join(sentences)
-
-
-def _rationale_comparison(arms: Mapping[str, ArmReport], comparisons: Sequence[Comparison]) -> Comparison | None:
-    """The accuracy comparison that isolates rationales: against the trained control with the nearest step count."""
-
-    def writes(arm: str) -> bool:
-        return any(stage.startswith("rationale") for stage in arms[arm].stages)
-
-    known = [c for c in comparisons if c.metric == "accuracy" and c.a in arms and c.b in arms]
-    turned = [_mirrored(c) if writes(c.a) else c for c in known if writes(c.a) != writes(c.b)]
-    trained = [c for c in turned if arms[c.a].stages]
-    return min(trained, key=lambda c: abs(arms[c.a].num_steps - arms[c.b].num_steps), default=None)
-
-
-def _mirrored(c: Comparison) -> Comparison:
-    """The same comparison, a minus b."""
-    words = {HELPED: HURT, HURT: HELPED}.get(c.verdict, c.verdict)
-    changed = {"a": c.b, "b": c.a, "difference": -c.difference, "low": -c.high, "high": -c.low, "verdict": words}
-    return c.model_copy(update=changed)
-
-
-def _rationale_sentence(judged: Comparison) -> str:
-    size = f"{abs(100 * judged.difference):.1f} points {'over' if judged.difference >= 0 else 'below'} {judged.a}"
-    range_ = f"95 % interval {100 * judged.low:+.1f} to {100 * judged.high:+.1f}, {p_words(judged.p)}"
-    if judged.verdict in (HELPED, HURT):
-        return f"Rationales {judged.verdict}: {judged.b} is {size} ({range_})."
-    rest = judged.verdict.removeprefix(CANNOT_TELL)
-    return f"Whether rationales help, these clips cannot tell{rest} ({judged.b} is {size}, {range_})."
 
 
 def p_words(p: float) -> str:

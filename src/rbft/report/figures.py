@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from rbft.records import ArmCurve
 from rbft.report.material import ExampleClip, LossCurve, ReliabilityBin
 
 _INK, _MUTED, _RULE, _ARM = "#010101", "#020202", "#030303", "#040404"
@@ -110,6 +111,57 @@ def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[flo
     if len(finite) > MAX_CURVE_POINTS:
         finite = np.array([part.mean(axis=0) for part in np.array_split(finite, MAX_CURVE_POINTS)])
     return finite[:, 0].tolist(), finite[:, 1].tolist()
+
+
+# -- learning curve ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CurveRange:
+    """The axes that panels of all arms share: numbers of clips (drawn by their logarithm), scores in per cent."""
+
+    clips: tuple[int, ...]
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, curves: Iterable[ArmCurve]) -> CurveRange:
+        """The range that holds every interval, in whole tens."""
+        points = [point for curve in curves for point in curve.points]
+        scores = [score for point in points for score in (point.accuracy, point.macro_f1)]
+        return cls(
+            tuple(sorted({point.clips for point in points})),
+            10 * math.floor(10 * min((score.low for score in scores), default=0.0)),
+            10 * math.ceil(10 * max((score.high for score in scores), default=1.0)),
+        )
+
+
+def curve_plot(arm: str, curve: ArmCurve, shared: CurveRange, slot: str) -> Plot:
+    """One panel: accuracy (dots, solid line) and macro-F1 (rings, dashed) against labelled training clips."""
+    figure, axes = _panel(3.4, 2.4)
+    clips = [point.clips for point in curve.points]
+    for aside, scores, style, face in (
+        (0.985, [point.accuracy for point in curve.points], "-", _ARM),
+        (1.015, [point.macro_f1 for point in curve.points], (0, (3, 3)), "none"),
+    ):
+        at = [aside * count for count in clips]
+        means = [100 * score.mean for score in scores]
+        axes.vlines(at, [100 * s.low for s in scores], [100 * s.high for s in scores], color=_ARM, linewidth=1.2)
+        axes.plot(at, means, color=_ARM, linewidth=1.4, linestyle=style)
+        axes.scatter(at, means, s=26, facecolor=face, edgecolor=_ARM, linewidths=1.3, zorder=3)
+    axes.set_xscale("log")
+    axes.set_xlim(shared.clips[0] / 1.15, shared.clips[-1] * 1.15)
+    axes.set_xticks(shared.clips, [f"{count:,}" for count in shared.clips])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(shared.low, shared.high)
+    axes.set_xlabel("labelled training clips", color=_MUTED)
+    axes.set_ylabel("%", color=_MUTED)
+    axes.grid(axis="y", color=_RULE, linewidth=0.7)
+    spoken = "; ".join(
+        f"{point.clips:,} clips, accuracy {100 * point.accuracy.mean:.1f} %, macro-F1 {100 * point.macro_f1.mean:.1f} %"
+        for point in curve.points
+    )
+    return Plot(_svg(figure, slot), f"Learning curve of {arm}: {spoken}")
 
 
 # -- reliability ---------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def _context(report: Report, material: ReportMaterial) -> dict[str, Any]:
         "seeds": sorted({seed for arm in report.arms.values() for seed in arm.seeds}),
         "trains_on_rationales": any(views.uses_rationales(report, name) for name in report.arms),
         "headline": views.first_sentence(report.headline),
-        "leading": views.leading_comparisons(report),
+        "curves": views.curve_panels(report),
         "pairs": views.pairs_of(report.comparisons),
         "once": len({len(arm.seeds) for arm in report.arms.values()}) > 1,
         "rows": rows,

@@ -156,7 +156,24 @@ def interval_text(value: Value | None) -> str:
     return f"{percent(value.low)}–{percent(value.high)}"
 
 
+# -- words ---------------------------------------------------------------------------------------------------------
+
+
+def report_words(report: Report) -> list[tuple[str, str]]:
+    """What to use, how sure, what more clips would buy: a title and a text each."""
+    words = [("What to use", report.headline)]
+    if report.advice is not None:
+        words += [("How sure", report.advice.how_sure), ("More clips", report.advice.more_clips)]
+    return words
+
+
 # -- terminal ------------------------------------------------------------------------------------------------------
+
+
+def render_words(report: Report, console: Console) -> None:
+    """Print what to use, how sure, and what more clips would buy: a paragraph each."""
+    for title, text in report_words(report):
+        console.print(Text.assemble((f"{title}. ", "bold"), _printable(text)))
 
 
 def render_table(report: Report, console: Console) -> None:
@@ -241,9 +258,9 @@ def _printable(text: str) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """The headline, the main table and the comparisons as GitHub Markdown, for pasting."""
+    """The words, the main table and the comparisons as GitHub Markdown, for pasting."""
     columns = main_columns(report)
-    lines = [f"**{_markdown(report.headline)}**", ""]
+    lines = [line for title, text in report_words(report) for line in (f"**{title}.** {_markdown(text)}", "")]
     lines += _markdown_head(["arm", *(f"{column.heading}{_unit(column)}" for column in columns)])
     for row in main_rows(report):
         cells = [_markdown_cell(column, row.values.get(column.key)) for column in columns]

@@ -12,11 +12,14 @@ from typing import Any
 
 import yaml
 
+from rbft.evaluation.curve import curve_words
 from rbft.records import Comparison, LeftOut, Report
 from rbft.report.figures import (
+    CurveRange,
     LossRange,
     Plot,
     StripFrame,
+    curve_plot,
     film_strip,
     loss_plot,
     loss_summary,
@@ -78,15 +81,6 @@ def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
     for comparison in comparisons:
         groups.setdefault((comparison.a, comparison.b), []).append(comparison)
     return [Pair(a, b, tuple(found)) for (a, b), found in groups.items()]
-
-
-def leading_comparisons(report: Report) -> list[Comparison]:
-    """At most three for the top of the page: what rationales do to accuracy, the nearest training budget first."""
-    accuracy = [c for c in report.comparisons if c.metric == "accuracy"]
-    found = [c for c in accuracy if uses_rationales(report, c.b) and not uses_rationales(report, c.a)]
-    known = {name: arm.num_steps for name, arm in report.arms.items()}
-    found.sort(key=lambda c: abs(known.get(c.a, 0) - known.get(c.b, 0)))
-    return (found or accuracy)[:3]
 
 
 def uses_rationales(report: Report, arm: str) -> bool:
@@ -172,6 +166,16 @@ def reliability_panels(report: Report, material: ReportMaterial) -> list[Panel]:
             else ""
         )
         panels.append(Panel(name, "", caption, reliability_plot(name, bins, f"rel{index}")))
+    return panels
+
+
+def curve_panels(report: Report) -> list[Panel]:
+    """A panel for each arm that has a learning curve; all share their axes."""
+    shared = CurveRange.of(report.learning_curve.values())
+    panels = []
+    for index, (name, curve) in enumerate(report.learning_curve.items()):
+        plot = curve_plot(name, curve, shared, f"curve{index}")
+        panels.append(Panel(name, "", curve_words(name, curve), plot))
     return panels
 
 
