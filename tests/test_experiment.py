@@ -237,6 +237,14 @@ def test_steps_of_a_preset_that_is_not_run_can_be_matched() -> None:
     assert experiment.arm(str(experiment.arms[0].stages[0].match_steps_of)).name == "rb-ft"
 
 
+def test_general_clips_are_looked_for_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "general.csv").write_text("path,rationale\n")
+    text = "clips: c\nmodel: m\nevaluation: {retention: general.csv}\n"
+    assert loaded(tmp_path, text).evaluation.retention == str(tmp_path / "general.csv")
+    assert loaded(tmp_path, text.replace("general", "other")).evaluation.retention == "other.csv"
+    assert make_experiment(SMALLEST).evaluation.retention is None
+
+
 # -- labels --------------------------------------------------------------------------------------------------------
 
 

@@ -114,6 +114,9 @@ class Evaluation(Section):
     )
     generate: bool = Field(True, description="also the second readout: a greedy answer, strictly parsed")
     resamples: int = Field(2_000, ge=100, description="bootstrap resamples")
+    retention: str | None = Field(
+        None, description="clips with human descriptions, a manifest like `clips`: what every arm forgets is measured"
+    )
     learning_curve: tuple[float, ...] = Field(
         (), description="shares of the labelled training clips to train on as well; empty: no learning curve"
     )
@@ -292,8 +295,9 @@ def _one_line(definition: Any) -> Any:
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and apply `key.sub=value` overrides.
 
-    A relative `clips`, `model` folder or `prompts` file of the file is looked for beside it. Below `labels`, in the
-    file and in overrides, `no`, `on`, `1e3` or a date are text. Raises ExperimentError with every fault.
+    A relative `clips`, `evaluation.retention`, `model` folder or `prompts` file is looked for beside the file. Below
+    `labels`, in the file and in overrides, `no`, `on`, `1e3` or a date are text. Raises ExperimentError with every
+    fault.
     """
     path = Path(path)
     document = read_yaml(path, text_below=("labels",))
@@ -304,12 +308,19 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         value = document.get(key)
         if not isinstance(value, str) or not value or value in built_in:
             continue
-        if not Path(value).is_absolute() and (path.parent / value).exists():
-            document[key] = str(path.parent / value)
+        document[key] = _beside(path, value)
+    evaluation = document.get("evaluation")
+    if isinstance(evaluation, dict) and isinstance(evaluation.get("retention"), str):
+        evaluation["retention"] = _beside(path, evaluation["retention"])
     faults = [fault for override in overrides if (fault := _override(document, override))]
     if faults:
         raise ExperimentError(faults)
     return make_experiment(document, where=str(path))
+
+
+def _beside(file: Path, value: str) -> str:
+    """A relative path as one beside the file, where there is such a one."""
+    return str(file.parent / value) if not Path(value).is_absolute() and (file.parent / value).exists() else value
 
 
 def make_experiment(document: Mapping[str, Any], *, where: str = "experiment") -> Experiment:

@@ -37,6 +37,7 @@ from rbft.records import (
     Probe,
     Rationale,
     Report,
+    Retention,
 )
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import write_report
@@ -74,6 +75,7 @@ class Findings:
     explained: Mapping[str, Rationale]
     fingerprints: Mapping[str, str]
     device: str
+    retention: Retention | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -120,6 +122,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         ),
         learning_curve=curves,
         rationales=summarise(findings.rationales) if findings.rationales else None,
+        retention=findings.retention,
         timing=findings.store.timings(),
         environment=_environment(findings.device),
         experiment=experiment.model_dump(mode="json"),

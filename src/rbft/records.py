@@ -250,6 +250,14 @@ class Estimate(Interval):
     per_seed: tuple[float, ...]
 
 
+class RationaleReport(Record):
+    written: int
+    kept: int
+    dropped: dict[str, int]
+    flagged: dict[str, int] = Field(default_factory=dict)
+    median_words: float = 0.0
+
+
 class ArmReport(Record):
     """One row of the table."""
 
@@ -267,6 +275,8 @@ class ArmReport(Record):
     generated_accuracy: Estimate | None = None
     """Accuracy of the second readout, strict parsing of a greedy answer."""
     generated_unreadable_rate: float | None = None
+    rationales: RationaleReport | None = None
+    """The own rationales that the arm's stages chose from under its first seed; None where it learns none."""
 
 
 class Comparison(Record):
@@ -336,12 +346,21 @@ class CategoryReport(Record):
     accuracy: dict[str, Estimate]
 
 
-class RationaleReport(Record):
-    written: int
-    kept: int
-    dropped: dict[str, int]
-    flagged: dict[str, int] = Field(default_factory=dict)
-    median_words: float = 0.0
+class ArmRetention(Record):
+    """How well an arm still describes general clips; keys are the dimensions, then `mean` over a clip's dimensions."""
+
+    f1: dict[str, Estimate]
+    """ROUGE-1 F1 of the arm's descriptions with the human ones, 0 to 1."""
+    difference: dict[str, Interval]
+    """The arm's F1 minus the base's on the same clips: below zero is forgetting."""
+
+
+class Retention(Record):
+    """What training cost in general ability, on clips with human descriptions that no arm was trained on."""
+
+    clips: int
+    base: dict[str, Estimate]
+    arms: dict[str, ArmRetention]
 
 
 class Report(Record):
@@ -362,6 +381,8 @@ class Report(Record):
     learning_curve: dict[str, ArmCurve] = Field(default_factory=dict)
     """Arm to its curve; empty where none was asked for."""
     rationales: RationaleReport | None
+    retention: Retention | None = None
+    """None where no general clips were given."""
     timing: dict[str, float]
     environment: dict[str, str]
     experiment: dict[str, Any]

@@ -21,6 +21,7 @@ from rbft.evaluation.verdict import Runs, dataset_report
 from rbft.experiment import Arm, Experiment, load_experiment
 from rbft.files import held, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
+from rbft.general import general_session, list_general, retention
 from rbft.models.sources import Source, resolve
 from rbft.models.vlm import device_name, grid_of
 from rbft.progress import Reporter
@@ -32,6 +33,7 @@ from rbft.records import (
     Manifest,
     Rationale,
     Report,
+    Retention,
     fingerprint,
 )
 from rbft.session import Session
@@ -83,7 +85,9 @@ def run_experiment(experiment: Experiment, reporter: Reporter | None = None) -> 
         session = _prepare(experiment, found, store, reporter)
         arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}
         curves = {arm.name: _curve(session, arm, arms[arm.name]) for arm in experiment.curve_arms}
-        return _report(session, arms, curves)
+        session.release()
+        kept = None if session.general is None else retention(session.general, arms)
+        return _report(session, arms, curves, kept)
 
 
 # -- clips and frames ----------------------------------------------------------------------------------------------
@@ -94,6 +98,7 @@ class _Found:
     """What an experiment names, found before anything is written."""
 
     listing: Listing
+    general: Listing | None
     prompts: Prompts
     thresholds: AuditThresholds
     source: Source
@@ -110,7 +115,7 @@ def _look_up(experiment: Experiment) -> _Found:
     prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
-    return _Found(listing, prompts, load_thresholds(None), source, grid)
+    return _Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid)
 
 
 def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: Reporter) -> Session:
@@ -153,7 +158,7 @@ def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: R
         seed=0,
         num_steps=0,
     )
-    return Session(
+    session = Session(
         experiment=experiment,
         store=store,
         reporter=reporter,
@@ -166,6 +171,9 @@ def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: R
         base=base,
         clips={clip.clip_id: clip for clip in manifest.clips},
     )
+    if found.general is not None:
+        session.general = general_session(session, found.general, cache, found.grid)
+    return session
 
 
 def _refuse_impossible(experiment: Experiment, manifest: Manifest, prompts: Prompts) -> None:
@@ -229,7 +237,12 @@ def _on_share(session: Session, arm: Arm, share: float, seed: int) -> ArmRun:
 # -- report --------------------------------------------------------------------------------------------------------
 
 
-def _report(session: Session, arms: Mapping[str, ArmRun], curves: Mapping[str, Mapping[float, Runs]]) -> Outcome:
+def _report(
+    session: Session,
+    arms: Mapping[str, ArmRun],
+    curves: Mapping[str, Mapping[float, Runs]],
+    kept: Retention | None,
+) -> Outcome:
     examples = _example_clips(session)
     written = _written(session, arms)
     explained = session.ask(session.base, session.request, examples, what="Explaining example clips", step="examples")
@@ -242,6 +255,7 @@ def _report(session: Session, arms: Mapping[str, ArmRun], curves: Mapping[str, M
         arms=arms,
         curves=curves,
         rationales=written,
+        retention=kept,
         thresholds=session.thresholds,
         examples=examples,
         explained=explained,
