@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from benchmarks.evidence import arguments, chosen, guarded, with_seeds
 from benchmarks.grid import arms_of, gains, image
 from benchmarks.page import current_cells, write_document
@@ -34,6 +35,9 @@ from rbft.report.tables import points
 _COLOURS = "PuOr"
 """Orange is behind, purple ahead: told apart with every common kind of colour blindness."""
 _MIDDLE = MAP_CLIPS[1]
+
+_DARK = 0.45
+"""Below this luminance a cell is written in white."""
 
 
 def steps_of(experiment: Experiment, clips: int) -> int:
@@ -97,7 +101,7 @@ def draw(found: Mapping[Cell, Comparison], arm: str) -> bytes:
         axes.set_ylabel("severity of the shift")
         for y, row in enumerate(rows):
             for x, comparison in enumerate(row):
-                _write(axes, x, y, comparison, limit)
+                _write(axes, x, y, comparison, drawn)
     figure.colorbar(drawn, ax=panels, label=f"{arm} − control, points of macro-F1")
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
@@ -105,12 +109,13 @@ def draw(found: Mapping[Cell, Comparison], arm: str) -> bytes:
     return stream.getvalue()
 
 
-def _write(axes: Axes, x: int, y: int, comparison: Comparison | None, limit: float) -> None:
+def _write(axes: Axes, x: int, y: int, comparison: Comparison | None, drawn: cm.ScalarMappable) -> None:
     if comparison is None:
         text, colour, weight = "not measured", "0.45", "normal"
     else:
         text = f"{points(comparison.difference)}\n({points(comparison.low)} to {points(comparison.high)})"
-        colour = "white" if abs(100 * comparison.difference) > 0.65 * limit else "black"
+        red, green, blue, _ = drawn.to_rgba(np.array([100 * comparison.difference]))[0]
+        colour = "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < _DARK else "black"
         weight = "normal" if comparison.low <= 0 <= comparison.high else "bold"
     axes.text(x, y, text, ha="center", va="center", fontsize=9, color=colour, fontweight=weight)
 
