@@ -15,7 +15,7 @@ from benchmarks.tables import CELLS, CONTROL, TABLES, Table, Yard
 from rbft.files import read_yaml, write_text
 from rbft.models.sources import EMBEDDED, resolve
 from rbft.records import Comparison, Grounding, Report
-from rbft.report.tables import main_rows, percent
+from rbft.report.tables import main_rows, percent, report_words
 
 PICTURE = "attention.png"
 _PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -105,7 +105,8 @@ def section(table: Table, saved: Saved, pictures: Collection[str] = ()) -> str:
         assert saved.grounding is not None
         lines += grounding_lines(saved.grounding, picture=PICTURE in pictures)
     else:
-        lines += [f"> {report.headline}", "", *arm_rows(report), "", *differences(report, table.pairs)]
+        words = " ".join(text for _, text in report_words(report)[:2])
+        lines += [f"> {words}", "", *arm_rows(report), "", *differences(report, table.pairs)]
     if table.published is not None:
         lines += ["", *published_rows(read_yaml(_PUBLISHED)[table.published])]
     return "\n".join(lines) + "\n"

@@ -149,7 +149,7 @@ def test_the_most_accurate_arm_is_the_simplest_among_equals() -> None:
 def test_an_arm_that_beats_all() -> None:
     headline, advice = advise(evidence({"zero-shot": 0.55, "direct": 0.70, "direct-matched": 0.72, "rb-ft": 0.86}))
     assert headline == (
-        "Use rb-ft: it labels 86.0 % of 100 test clips correctly, always answering 'normal' 50.0 %. "
+        "Use rb-ft: it labels 86.0 % of 100 test clips correctly; always answering 'normal' gets 50.0 %. "
         "Its checkpoint is checkpoints/rb-ft."
     )
     assert (advice.arm, advice.checkpoint, advice.floor.b) == ("rb-ft", "checkpoints/rb-ft", "rb-ft")
@@ -163,7 +163,7 @@ def test_an_arm_that_beats_all() -> None:
 
 def test_the_simplest_of_arms_that_cannot_be_told_apart() -> None:
     headline, advice = advise(evidence({"direct": 0.70, "direct-matched": 0.71, "rb-ft": 0.73}, seeds=1))
-    assert headline.startswith("Use direct: it labels 70.0 % of 100 test clips correctly, always")
+    assert headline.startswith("Use direct: it labels 70.0 % of 100 test clips correctly; always")
     assert advice.how_sure == (
         "The accuracy of direct lies between 65.0 and 76.0 %, its macro-F1 between 63.0 and 74.0 % "
         "(95 % intervals, one seed: another training may differ more). "
@@ -197,7 +197,7 @@ def test_no_arm_that_beats_the_floor() -> None:
 
 def test_a_model_as_it_came() -> None:
     headline, advice = advise(evidence({"zero-shot": 0.70}))
-    assert headline.endswith("'normal' 50.0 %. It is the model as it came, without training.")
+    assert headline.endswith("'normal' gets 50.0 %. It is the model as it came, without training.")
     assert (advice.arm, advice.checkpoint) == ("zero-shot", None)
     assert advice.how_sure == (
         "The accuracy of zero-shot lies between 65.0 and 76.0 %, its macro-F1 between 63.0 and 74.0 % "

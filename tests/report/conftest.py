@@ -114,8 +114,8 @@ def make_report(labels: dict[str, int] | None = None, names: Sequence[str] = tup
     ).model_copy(update={"labels": dict.fromkeys(labels, "") | {"normal": "routine household activity"}})
     fields: dict[str, Any] = {
         "name": "smarthome-7b",
-        "headline": f"Use rb-ft: it labels 80.5 % of {test} test clips correctly, "
-        f"always answering {majority!r} {100 * labels[majority] / test:.1f} %. "
+        "headline": f"Use rb-ft: it labels 80.5 % of {test} test clips correctly; "
+        f"always answering {majority!r} gets {100 * labels[majority] / test:.1f} %. "
         "Its checkpoint is checkpoints/6d1f0c2b9a7e4835.",
         "advice": Advice(
             arm="rb-ft",

@@ -127,11 +127,11 @@ def test_a_learning_curve_has_a_section_with_its_numbers_and_none_is_not_mention
     page = page_of(render_page(curve_report, ReportMaterial()))
     fragments = {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")}
     assert fragments == {*SECTIONS, "curve"} & {*page.ids}
-    [table] = [t for t in page.tables if t[0][:3] == ["arm", "training clips", "share"]]
+    [table] = [t for t in page.tables if t[0][:3] == ["arm", "training clips", "accuracy"]]
     assert table[1:4] == [
-        ["direct-matched", "196", "25 %", "55.0 49.0–61.0", "52.0 45.0–59.0"],
-        ["direct-matched", "392", "50 %", "67.0 61.5–72.5", "64.0 57.5–70.5"],
-        ["direct-matched", "784", "100 %", "73.0 68.0–78.0", "70.0 64.0–76.0"],
+        ["direct-matched", "196 25 %", "55.0 49.0–61.0", "52.0 45.0–59.0"],
+        ["direct-matched", "392 50 %", "67.0 61.5–72.5", "64.0 57.5–70.5"],
+        ["direct-matched", "784 100 %", "73.0 68.0–78.0", "70.0 64.0–76.0"],
     ]
     assert len(table) == 7
     alts = [f["aria-label"] for f in page.all("figure") if (f.get("aria-label") or "").startswith("Learning curve")]

@@ -152,8 +152,8 @@ def _what_to_use(evidence: Evidence, arm: str | None, checkpoint: str | None) ->
             f"{100 * evidence.arms[best].accuracy.mean:.1f} %."
         )
     use = (
-        f"Use {arm}: it labels {100 * evidence.arms[arm].accuracy.mean:.1f} % of {test} test clips correctly, "
-        f"{floor.words} {100 * floor.accuracy:.1f} %."
+        f"Use {arm}: it labels {100 * evidence.arms[arm].accuracy.mean:.1f} % of {test} test clips correctly; "
+        f"{floor.words} gets {100 * floor.accuracy:.1f} %."
     )
     if checkpoint is None:
         return f"{use} It is the model as it came, without training."

@@ -64,7 +64,7 @@ def num_labelled(manifest: Manifest) -> int:
 
 
 def _count(total: int, share: float) -> int:
-    return max(1, math.floor(share * total + 0.5))
+    return max(1, round(share * total))
 
 
 def _seeded(clip_ids: Sequence[str], seed: int) -> list[str]:
