@@ -3,8 +3,8 @@
 Clips and seeds are crossed: every seed answers every clip. Resampling both (the pigeonhole bootstrap, Owen, Annals of
 Applied Statistics 2007) gives the shape of the distribution but counts the noise of single answers up to three times.
 So it only says how lopsided an interval is; the width is t times the two-way standard error of Obuchowski and Rockette
-(Communications in Statistics 1995), with degrees of freedom after Hillis (Statistics in Medicine 2007), made more
-cautious for few seeds. With one seed it is the plain percentile bootstrap over clips. Measured coverage:
+(Communications in Statistics 1995), with degrees of freedom after Hillis (Statistics in Medicine 2007), and a moderated
+variance between seeds. With one seed it is the plain percentile bootstrap over clips. Measured coverage:
 `docs/statistics.md`, `benchmarks/coverage.py`.
 """
 
@@ -27,6 +27,8 @@ from rbft.evaluation.metrics import (
     macro_f1,
 )
 
+PRIOR_SPREAD, PRIOR_FREEDOM = 0.025, 2.0
+"""What is believed of the standard deviation of an arm's score between seeds before any is seen, and how firmly."""
 _CHUNK_CELLS = 4_000_000
 _LOW, _HIGH = 2.5, 97.5
 Score = Callable[[FloatArray], FloatArray]
@@ -35,10 +37,11 @@ Score = Callable[[FloatArray], FloatArray]
 
 @dataclass(frozen=True)
 class Counted:
-    """Per-clip quantities [clips, seeds, features] whose totals a score needs, and the score."""
+    """Per-clip quantities [clips, seeds, features] whose totals a score needs, the score, and the arms in it."""
 
     per_clip: FloatArray
     score: Score
+    num_arms: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def spread(counted: Counted, *, resamples: int, seed: int) -> Spread:
     if num_seeds == 1:
         low, high = np.percentile(draws[:, 0], [_LOW, _HIGH])
         return _ordered(per_seed, mean, float(low), float(high), clips_only**0.5, len(counted.per_clip) - 1.0)
-    variance, freedom = _two_way(per_seed, draws, clips_only, len(counted.per_clip))
+    variance, freedom = _two_way(per_seed, draws, clips_only, counted)
     picked = rng.integers(num_seeds, size=draws.shape)
     both = np.take_along_axis(draws, picked, axis=1).mean(axis=1)
     below, above = np.percentile(both, [_LOW, _HIGH]) - both.mean()
@@ -73,26 +76,29 @@ def spread(counted: Counted, *, resamples: int, seed: int) -> Spread:
     return _ordered(per_seed, mean, mean + scale * float(below), mean + scale * float(above), variance**0.5, freedom)
 
 
-def _two_way(per_seed: FloatArray, draws: FloatArray, clips_only: float, num_clips: int) -> tuple[float, float]:
+def _two_way(per_seed: FloatArray, draws: FloatArray, clips_only: float, counted: Counted) -> tuple[float, float]:
     """Variance of the mean over seeds, for new clips and new seeds, and its degrees of freedom.
 
     `draws` [draws, seeds] share their clips, so the covariance between seeds is what the clips alone do, and the
     variance beyond it is noise of single answers; what the seeds vary more than that noise is the seeds' own.
 
-    A variance of few seeds is often too small by chance, and Hillis's freedom then too large; so it counts there with
-    its own relative variance, 2 / (seeds - 1), on top.
+    A variance of two or three seeds says little, and t with one degree of freedom nothing: so it is moderated (Smyth,
+    Statistical Applications in Genetics and Molecular Biology 2004), that is averaged with what is believed before any
+    seed is seen: a standard deviation of `PRIOR_SPREAD` an arm beyond the noise, worth `PRIOR_FREEDOM` degrees of
+    freedom.
     """
-    num_seeds = len(per_seed)
+    num_clips, num_seeds = counted.per_clip.shape[:2]
     covariance = np.cov(draws, rowvar=False)
     own = float(np.trace(covariance)) / num_seeds
     shared = (float(covariance.sum()) - num_seeds * own) / (num_seeds * (num_seeds - 1))
-    noise = (own - shared) / num_seeds
-    between_seeds = float(per_seed.var(ddof=1)) / num_seeds
-    variance = clips_only + max(between_seeds - noise, 0.0)
-    cautious = between_seeds * (1 + 2 / (num_seeds - 1))
-    certainty = clips_only**2 / max(num_clips - 1, 1) + cautious**2 / (num_seeds - 1)
-    whole = clips_only + max(cautious - noise, 0.0)
-    return variance, max(whole**2 / certainty, 1.0) if certainty else float(max(num_clips - 1, 1))
+    noise = max(own - shared, 0.0)
+    freedom = PRIOR_FREEDOM + num_seeds - 1
+    spread_before = counted.num_arms * PRIOR_SPREAD**2 if own else 0.0  # nothing to add where nothing ever differs
+    believed = PRIOR_FREEDOM * (spread_before + noise)
+    between = (believed + (num_seeds - 1) * float(per_seed.var(ddof=1))) / freedom / num_seeds
+    variance = clips_only + max(between - noise / num_seeds, 0.0)
+    certainty = clips_only**2 / max(num_clips - 1, 1) + between**2 / freedom
+    return variance, max(variance**2 / certainty, 1.0) if certainty else float(max(num_clips - 1, 1))
 
 
 def _ordered(per_seed: FloatArray, mean: float, low: float, high: float, error: float, freedom: float) -> Spread:
@@ -148,4 +154,4 @@ def difference_of(a: Counted, b: Counted) -> Counted:
     num_a = a.per_clip.shape[2]
     sides = [np.broadcast_to(c.per_clip, (len(c.per_clip), seeds, c.per_clip.shape[2])) for c in (a, b)]
     joined = np.concatenate(sides, axis=2)
-    return Counted(joined, lambda totals: b.score(totals[..., num_a:]) - a.score(totals[..., :num_a]))
+    return Counted(joined, lambda totals: b.score(totals[..., num_a:]) - a.score(totals[..., :num_a]), num_arms=2)
