@@ -238,9 +238,16 @@ def test_clips_that_are_too_few_to_show_anything() -> None:
     assert advice.how_sure.endswith("p = 0.40; these clips are too few to show any difference).")
 
 
-def test_an_arm_that_is_better_in_macro_f1_is_named() -> None:
+def test_an_arm_that_is_beaten_in_macro_f1_is_not_recommended() -> None:
+    """Mostly answering one label can be as accurate as a model that knows both."""
+    better = compared("zero-shot", "direct", 0.15, 0.004, "macro_f1")
+    _, advice = advise(evidence({"zero-shot": 0.66, "direct": 0.70}, macro=(better,)))
+    assert advice.arm == "direct" and "rare labels" not in advice.how_sure
+
+
+def test_where_one_is_better_in_accuracy_and_one_in_macro_f1_both_are_named() -> None:
     better = compared("direct", "rb-ft", 0.12, 0.004, "macro_f1")
-    _, advice = advise(evidence({"direct": 0.70, "rb-ft": 0.71}, macro=(better,)))
+    _, advice = advise(evidence({"direct": 0.78, "rb-ft": 0.71}, macro=(better,)))
     assert advice.arm == "direct"
     assert advice.how_sure.endswith(
         " Where rare labels matter as much as frequent ones, take rb-ft: its macro-F1 is 12.0 points over direct "

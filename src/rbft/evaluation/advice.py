@@ -1,7 +1,7 @@
 """What to use, how sure, what more clips would buy: the words at the top of the report.
 
 The arm to use is the simplest of those that beat every answer that needs no model and that no other arm is shown to
-beat. What *shown* means, and why p is corrected: `docs/statistics.md`.
+beat, in accuracy or in macro F1. What *shown* means, and why p is corrected: `docs/statistics.md`.
 """
 
 from __future__ import annotations
@@ -73,12 +73,20 @@ def most_accurate(arms: Mapping[str, ArmReport]) -> str:
 
 
 def recommended(evidence: Evidence) -> str | None:
-    """The simplest arm that is shown to beat the floor and that no other arm is shown to beat; None: no such arm."""
+    """The simplest arm that is shown to beat the floor and that no other arm is shown to beat; None: no such arm.
+
+    Beaten is an arm in accuracy or in macro F1. Where that leaves none, because one arm is better in the one and
+    another in the other, accuracy decides.
+    """
     above = _corrected(list(evidence.floor.comparisons.values()))
     standing = {j.comparison.b for j in above if j.shown and j.comparison.difference > 0}
-    for name in sorted(standing, key=lambda name: (_complexity(evidence.arms[name]), list(evidence.arms).index(name))):
-        if not any(j.shown and j.comparison.difference < 0 for j in _against_others(evidence, name, "accuracy")):
-            return name
+    simplest = sorted(standing, key=lambda name: (_complexity(evidence.arms[name]), list(evidence.arms).index(name)))
+    by_metric: tuple[tuple[Metric, ...], ...] = (("accuracy", "macro_f1"), ("accuracy",))
+    for metrics in by_metric:
+        for name in simplest:
+            judged = [j for metric in metrics for j in _against_others(evidence, name, metric)]
+            if not any(j.shown and j.comparison.difference < 0 for j in judged):
+                return name
     return None
 
 
