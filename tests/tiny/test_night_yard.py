@@ -156,6 +156,30 @@ def test_another_yard_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     assert sorted(stamps(tmp_path)) == ["test-00000.mp4", "train-00000.mp4"]
 
 
+def test_files_of_the_users_own_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    own = [tmp_path / "clips.csv", tmp_path / "clips" / "train-00000.mp4"]
+    for path in own:
+        path.write_text("mine\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        write_night_yard(tmp_path, num_train=1, num_test=1)
+    assert caught.value.faults == [
+        f"{own[0]}: is there already and was not written by `render`; name another manifest or folder",
+        f"{own[1].parent}: is there already and was not written by `render`; name another folder",
+    ]
+    assert [path.read_text(encoding="utf-8") for path in own] == ["mine\n"] * 2
+    assert not (tmp_path / "night-yard.json").exists()
+
+
+def test_a_list_beside_a_yard_is_not_replaced(tmp_path: Path) -> None:
+    write_night_yard(tmp_path, num_train=1, num_test=1)
+    own = tmp_path / "mine.csv"
+    own.write_text("path,label\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.csv: is there already and was not written by `render`"):
+        write_night_yard(tmp_path, num_train=1, num_test=1, manifest="mine.csv")
+    assert own.read_text(encoding="utf-8") == "path,label\n"
+
+
 def test_a_script_needs_no_main_guard_and_processes_give_the_same_files(yard: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

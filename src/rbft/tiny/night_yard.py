@@ -105,9 +105,11 @@ def write_night_yard(
 
     A folder holds one yard: dials and a seed. Clips that are there already, from a smaller, larger or interrupted set,
     are not rendered again, and manifests of several sizes may share them. Other dials or another seed replace the yard,
-    with its manifests. About 90 ms a clip and process. Raises UserError, StoreError or RenderError.
+    with its manifests. About 90 ms a clip and process. What `render`
+    did not write is not replaced. Raises UserError, StoreError or RenderError.
     """
     _refuse(num_train, num_test, num_unlabelled, seed, manifest)
+    _refuse_strangers(folder, manifest)
     note = _opened(folder, dials, seed)
     clips = plan_yard(num_train, num_test, num_unlabelled, seed, dials)
     known = {row.path: row for row in read_jsonl(folder / _ROWS, YardRow)} if (folder / _ROWS).is_file() else {}
@@ -133,6 +135,21 @@ def _refuse(num_train: int, num_test: int, num_unlabelled: int, seed: int, manif
     faults = [f"{name} is {value}; give 0 or more" for name, value in counts.items() if value < 0]
     if Path(manifest).name != manifest or not manifest.endswith(".csv") or manifest.startswith("."):
         faults.append(f"manifest is {manifest!r}; give a file name that ends with .csv, without a folder")
+    if faults:
+        raise UserError(faults)
+
+
+def _refuse_strangers(folder: Path, manifest: str) -> None:
+    """Stop before the user's own files are replaced: a manifest of that name, or clips in a folder without a note."""
+    path, clips = folder / manifest, folder / "clips"
+    noted = (folder / _NOTE).is_file()
+    found = _read_note(folder / _NOTE)
+    known = noted and (found is None or manifest in found.manifests)
+    faults = []
+    if path.exists() and not known and not (path.is_file() and path.read_bytes().startswith(_csv([]).encode())):
+        faults.append(f"{path}: is there already and was not written by `render`; name another manifest or folder")
+    if not noted and clips.exists() and (not clips.is_dir() or any(path.is_file() for path in clips.iterdir())):
+        faults.append(f"{clips}: is there already and was not written by `render`; name another folder")
     if faults:
         raise UserError(faults)
 
