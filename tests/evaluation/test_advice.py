@@ -168,13 +168,13 @@ def test_the_simplest_of_arms_that_cannot_be_told_apart() -> None:
         "The accuracy of direct lies between 65.0 and 76.0 %, its macro-F1 between 63.0 and 74.0 % "
         "(95 % intervals, one seed: another training may differ more). "
         "rb-ft came out higher and is not shown to be better: direct is 3.0 points below rb-ft "
-        "(95 % interval -33.0 to +27.0, p = 0.80 after correction for 2 comparisons; "
+        "(95 % interval −33.0 to +27.0, p = 0.80 after correction for 2 comparisons; "
         "these clips can show 9.0 points or more). "
         "direct-matched came out higher and is not shown to be better: direct is 1.0 points below direct-matched "
-        "(95 % interval -31.0 to +29.0, p = 0.80 after correction for 2 comparisons; "
+        "(95 % interval −31.0 to +29.0, p = 0.80 after correction for 2 comparisons; "
         "these clips can show 9.0 points or more). "
         "Whether rationales help, these clips cannot tell: the smallest difference they could show is 9.0 points "
-        "(rb-ft is 2.0 points over direct-matched, 95 % interval -28.0 to +32.0, p = 0.40)."
+        "(rb-ft is 2.0 points over direct-matched, 95 % interval −28.0 to +32.0, p = 0.40)."
     )
 
 
@@ -188,10 +188,10 @@ def test_no_arm_that_beats_the_floor() -> None:
     assert advice.how_sure == (
         "The accuracy of direct lies between 48.0 and 59.0 %, its macro-F1 between 46.0 and 57.0 % "
         "(95 % intervals, 3 seeds). It is 3.0 points over always answering 'normal' "
-        "(95 % interval -27.0 to +33.0, p = 0.80 after correction for 3 comparisons; "
+        "(95 % interval −27.0 to +33.0, p = 0.80 after correction for 3 comparisons; "
         "these clips can show 9.0 points or more). "
         "Whether rationales help, these clips cannot tell: the smallest difference they could show is 9.0 points "
-        "(rb-ft is 2.0 points below direct, 95 % interval -32.0 to +28.0, p = 0.40)."
+        "(rb-ft is 2.0 points below direct, 95 % interval −32.0 to +28.0, p = 0.40)."
     )
 
 
@@ -224,11 +224,11 @@ def test_rationales_that_hurt_and_arms_that_are_level() -> None:
     _, advice = advise(evidence({"direct-matched": 0.80, "rb-ft": 0.70}))
     assert advice.arm == "direct-matched"
     assert advice.how_sure.endswith(
-        "Rationales hurt: rb-ft is 10.0 points below direct-matched (95 % interval -14.0 to -6.0, p = 0.001; "
+        "Rationales hurt: rb-ft is 10.0 points below direct-matched (95 % interval −14.0 to −6.0, p = 0.001; "
         "these clips can show 9.0 points or more)."
     )
     _, advice = advise(evidence({"direct-matched": 0.80, "rb-ft": 0.80}))
-    assert "(rb-ft is level with direct-matched, 95 % interval -30.0 to +30.0, p = 0.40)." in advice.how_sure
+    assert "(rb-ft is level with direct-matched, 95 % interval −30.0 to +30.0, p = 0.40)." in advice.how_sure
 
 
 def test_clips_that_are_too_few_to_show_anything() -> None:

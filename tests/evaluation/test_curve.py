@@ -163,20 +163,20 @@ TELL = "these clips cannot tell: the smallest difference they could show is 10.0
         ),
         (
             curve_of(0.01, -0.04, 0.06, 0.7, TELL),
-            "From 40 to 80 labelled training clips the accuracy of rb-ft rose by 1.0 points (95 % interval -4.0 to "
+            "From 40 to 80 labelled training clips the accuracy of rb-ft rose by 1.0 points (95 % interval −4.0 to "
             "+6.0, p = 0.70). Whether more would help, these clips cannot tell: the smallest difference they could "
             "show is 10.0 points. Doubling them again would hardly buy more than 6.0 points.",
         ),
         (
             curve_of(0.0, -0.1, 0.1, 1.0, "these clips cannot tell: they are too few to show any difference"),
-            "From 40 to 80 labelled training clips the accuracy of rb-ft did not move (95 % interval -10.0 to +10.0, "
+            "From 40 to 80 labelled training clips the accuracy of rb-ft did not move (95 % interval −10.0 to +10.0, "
             "p = 1.00). Whether more would help, these clips cannot tell: they are too few to show any difference. "
             "Doubling them again would hardly buy more than 10.0 points.",
         ),
         (
             curve_of(-0.06, -0.1, -0.02, 0.01, "hurt"),
-            "From 40 to 80 labelled training clips the accuracy of rb-ft fell by 6.0 points (95 % interval -10.0 to "
-            "-2.0, p = 0.010): more clips like these are not what is missing; look at their labels first.",
+            "From 40 to 80 labelled training clips the accuracy of rb-ft fell by 6.0 points (95 % interval −10.0 to "
+            "−2.0, p = 0.010): more clips like these are not what is missing; look at their labels first.",
         ),
     ],
 )

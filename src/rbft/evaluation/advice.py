@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rbft.evaluation.curve import more_clips
+from rbft.evaluation.curve import interval_words, more_clips
 from rbft.evaluation.significance import ALPHA
 from rbft.evaluation.verdict import CANNOT_TELL, HELPED, HURT, Metric, p_words
 from rbft.records import Advice, ArmCurve, ArmReport, Comparison, DatasetReport
@@ -222,7 +222,7 @@ def _apart(judged: _Judged, what: str = "") -> str:
     could = "these clips are too few to show any difference"
     if c.smallest_detectable < 1.0:
         could = f"these clips can show {100 * c.smallest_detectable:.1f} points or more"
-    return f"{_size(c)}{what} ({_interval(c)}, {p_words(judged.p)}{corrected}; {could})"
+    return f"{_size(c)}{what} ({interval_words(c)}, {p_words(judged.p)}{corrected}; {could})"
 
 
 def _size(c: Comparison) -> str:
@@ -230,12 +230,8 @@ def _size(c: Comparison) -> str:
     return f"level with {c.a}" if apart == "0.0" else f"{apart} points {'over' if c.difference > 0 else 'below'} {c.a}"
 
 
-def _interval(c: Comparison) -> str:
-    return f"95 % interval {100 * c.low:+.1f} to {100 * c.high:+.1f}"
-
-
 def _rationales(planned: Comparison) -> str:
-    range_ = f"{_interval(planned)}, {p_words(planned.p)}"
+    range_ = f"{interval_words(planned)}, {p_words(planned.p)}"
     if planned.verdict in (HELPED, HURT):
         could = f"these clips can show {100 * planned.smallest_detectable:.1f} points or more"
         return f"Rationales {planned.verdict}: {planned.b} is {_size(planned)} ({range_}; {could})."

@@ -121,7 +121,7 @@ def curve_words(name: str, curve: ArmCurve) -> str:
     doublings = math.log2(all_ / few)
     measured = (
         f"From {few:,} to {all_:,} labelled training clips the accuracy of {name} {_moved(gain)} "
-        f"(95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}, {p_words(gain.p)})"
+        f"({interval_words(gain)}, {p_words(gain.p)})"
     )
     if gain.verdict == HELPED:
         per_doubling = gain.difference / doublings
@@ -135,6 +135,16 @@ def curve_words(name: str, curve: ArmCurve) -> str:
     hardly = f" Doubling them again would hardly buy more than {100 * gain.high / doublings:.1f} points."
     rest = gain.verdict.removeprefix(CANNOT_TELL)
     return f"{measured}. Whether more would help, these clips cannot tell{rest}.{hardly if gain.high > 0 else ''}"
+
+
+def interval_words(c: Comparison) -> str:
+    """The interval of a difference in percentage points, with signs as tables have them: `−1.4 to +6.0`."""
+    return f"95 % interval {_signed(c.low)} to {_signed(c.high)}"
+
+
+def _signed(difference: float) -> str:
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def _is_doubling(doublings: float) -> bool:
