@@ -174,7 +174,8 @@ def test_a_run_with_work_to_do_is_refused(finished: Path, capsys: pytest.Capture
     report.unlink()
     assert command("explain", str(finished)) == 2
     assert (
-        capsys.readouterr().err == f"rbft: {finished}: no report.json; give the folder of a finished run, runs/NAME\n"
+        capsys.readouterr().err
+        == f"rbft: {finished}: no report.json: the run is not finished; run its experiment again, then explain it\n"
     )
     report.write_text(text)
     lost = list((finished / "predictions").glob("*.jsonl"))
@@ -247,3 +248,31 @@ def test_a_checkpoint_explains_another_label(finished: Path, yard: Path, tmp_pat
 def test_faults_are_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("explain", *arguments) == 2
     assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize("left", ["checkpoints/0123456789abcdef/.part", "timing.jsonl", "report.json"])
+def test_a_run_that_never_finished_is_told_so(left: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).touch()
+    gone = [n for n in ("experiment.json", "manifest.json", "report.json") if n != left]
+    assert command("explain", str(tmp_path)) == 2
+    assert capsys.readouterr().err == (
+        f"rbft: {tmp_path}: no {', '.join(gone)}: the run is not finished; run its experiment again, then explain it\n"
+    )
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_pictures_cannot_go_into_a_file(
+    below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is loaded")
+
+    monkeypatch.setattr("rbft.serving.explain.explain", loaded)
+    file = tmp_path / "taken"
+    file.write_bytes(b"mine")
+    assert command("explain", "embedded", "a.mp4", "--out", str(file / below)) == 2
+    assert capsys.readouterr().err == (
+        f"rbft: --out {file / below}: {file} is a file; give a folder, there or to be made\n"
+    )
+    assert file.read_bytes() == b"mine"

@@ -70,7 +70,7 @@ def check(
     what an experiment file says.
     """
     from rbft.clips.check import check as check_clips
-    from rbft.clips.check import check_experiment, render_table, to_json_lines
+    from rbft.clips.check import render_table, to_json_lines
     from rbft.experiment import ClipLimits, Sampling, load_experiment
     from rbft.records import Grid
 
@@ -80,9 +80,10 @@ def check(
         changes["allow_outside"] = allow_outside or None
         asked = load_experiment(clips, [f"{k}={json.dumps(v)}" for k, v in changes.items() if v is not None])
         from rbft.models.vlm import local_grid  # loads torch; a fault in the file is told before that
+        from rbft.runs import check_run
 
         grid = local_grid(asked.model, revision=asked.revision, allow_remote_code=asked.allow_remote_code)
-        result = check_experiment(asked, grid)
+        result = check_run(asked, grid)
     else:
         grid = Grid()
         if model is not None:
@@ -267,7 +268,9 @@ def explain(
     Clips: numbers, a film strip and an animation each. A run: every arm and seed on the test clips that have objects,
     with intervals, in `grounding.json` and `grounding/`; interrupted, the same command continues.
     """
-    if not clips and (Path(checkpoint) / "experiment.json").is_file():
+    from rbft.store import folder_faults, is_run
+
+    if not clips and is_run(Path(checkpoint)):
         from rbft.evaluation.grounding import render_grounding
         from rbft.grounded import explain_run
 
@@ -281,6 +284,8 @@ def explain(
             for path in (found.path, *found.pictures):
                 console.print(str(path), markup=False, highlight=False, soft_wrap=True)
         return
+    if faults := folder_faults(out, "--out"):
+        raise UserError(faults)
     from rbft.serving.explain import explain as explain_files
     from rbft.serving.explain import render_explanations
 

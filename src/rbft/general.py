@@ -23,7 +23,7 @@ def list_general(experiment: Experiment) -> Listing | None:
         return None
     path = Path(experiment.evaluation.retention).expanduser()
     listing = read_manifest(path, labels={}, allow_outside=experiment.allow_outside)
-    faults = list(listing.faults)
+    faults = [f"evaluation.retention: {fault}" for fault in listing.faults]
     if not faults and not any(row.rationale for row in listing.rows):
         faults.append(f"evaluation.retention: {path}: no clip has a human description; fill a column named `rationale`")
     if faults:

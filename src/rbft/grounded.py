@@ -160,7 +160,9 @@ def _experiment(root: Path) -> Experiment:
     """The experiment of a run directory, at the place where it lies now."""
     missing = [name for name in ("experiment.json", "manifest.json", "report.json") if not (root / name).is_file()]
     if missing:
-        raise UserError(f"{root}: no {', '.join(missing)}; give the folder of a finished run, runs/NAME")
+        raise UserError(
+            f"{root}: no {', '.join(missing)}: the run is not finished; run its experiment again, then explain it"
+        )
     path = root / "experiment.json"
     try:
         experiment = Experiment.model_validate_json(path.read_bytes())

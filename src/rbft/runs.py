@@ -12,10 +12,11 @@ from pathlib import Path
 from rbft.answers import AuditThresholds, load_thresholds
 from rbft.chains import run_arm
 from rbft.clips.cache import FrameCache
+from rbft.clips.check import CheckResult, check_experiment
 from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import build_manifest, clip_frames, inspect_clips
 from rbft.clips.manifest import Listing, read_manifest
-from rbft.errors import ExperimentError, ManifestError
+from rbft.errors import ExperimentError, ManifestError, UserError
 from rbft.evaluation.curve import curve_faults, num_labelled, with_share
 from rbft.evaluation.verdict import Runs, dataset_report
 from rbft.experiment import Arm, Experiment, load_experiment
@@ -135,7 +136,8 @@ def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: R
             progress=advance,
         )
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
-    _refuse_impossible(experiment, manifest, prompts)
+    if faults := faults_of(experiment, manifest, prompts):
+        raise ManifestError(faults)
     left_out = [Bad(left.path, left.reason, left.detail) for left in manifest.left_out]
     for line in by_reason(left_out, f"{store.root / 'manifest.json'} lists every clip"):
         reporter.say(f"left out: {line}")
@@ -176,11 +178,40 @@ def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: R
     return session
 
 
-def _refuse_impossible(experiment: Experiment, manifest: Manifest, prompts: Prompts) -> None:
-    """Raise ManifestError where the clips cannot be measured, or an arm lacks what it needs from these."""
+def check_run(experiment: Experiment, grid: Grid | None) -> CheckResult:
+    """Check an experiment as its run would: its clips, then what its arms, prompts and evaluation need of them.
+
+    `grid` is its model's, None where it is not known. Writes nothing.
+    """
+    result = check_experiment(experiment, grid)
+    faults: list[str] = []
+    try:
+        list_general(experiment)
+    except UserError as error:
+        faults += error.faults
+    try:
+        if result.exit_code == 0:
+            manifest = build_manifest(
+                result.listing,
+                result.inspections,
+                split_rule=experiment.split,
+                on_bad_clip=experiment.on_bad_clip,
+            )
+            prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=manifest.labels)
+            faults += faults_of(experiment, manifest, prompts)
+    except UserError as error:
+        faults += error.faults
+    return replace(result, faults=(*result.faults, *faults))
+
+
+def faults_of(experiment: Experiment, manifest: Manifest, prompts: Prompts) -> list[str]:
+    """Why these clips cannot be measured, or what an arm or a share of the curve lacks of them."""
     if not any(clip.label is not None for clip in manifest.clips):
-        raise ManifestError(f"{experiment.clips}: no clip has a label; fill a column named `label`")
-    dataset_report(manifest)
+        return [f"{experiment.clips}: no clip has a label; fill a column named `label`"]
+    try:
+        dataset_report(manifest)
+    except ManifestError as error:
+        return list(error.faults)
     faults = _stage_faults(experiment.arms, manifest, prompts)
     shares = experiment.evaluation.learning_curve
     faults += curve_faults(manifest, shares)
@@ -188,8 +219,7 @@ def _refuse_impossible(experiment: Experiment, manifest: Manifest, prompts: Prom
         few = [with_share(manifest, share, seed) for seed in experiment.seeds]
         found = dict.fromkeys(fault for part in few for fault in _stage_faults(experiment.curve_arms, part, prompts))
         faults += [f"evaluation.learning_curve: share {share:g}: {fault}" for fault in found]
-    if faults:
-        raise ManifestError(faults)
+    return faults
 
 
 def _stage_faults(arms: Sequence[Arm], manifest: Manifest, prompts: Prompts) -> list[str]:

@@ -154,6 +154,22 @@ def checkpoint_faults(folder: Path) -> list[str]:
     return []
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run directory, finished or not, by its names alone."""
+    is_model = any((folder / name).is_file() for name in (CARD, "config.json"))
+    return not is_model and any(
+        (folder / name).exists() for name in ("experiment.json", "report.json", "timing.jsonl", "checkpoints")
+    )
+
+
+def folder_faults(folder: Path, option: str) -> list[str]:
+    """Why nothing can be written into a folder, there or to be made: one line, or none. Nothing is written."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if there.is_dir():
+        return []
+    return [f"{option} {folder}: {there} is a file; give a folder, there or to be made"]
+
+
 def check_lineage(parent: Checkpoint, expected: Checkpoint) -> None:
     """Raise LineageError, naming both sides, where a stage would start from another checkpoint than the one meant."""
     faults = [

@@ -70,7 +70,7 @@ def test_bad_clips_and_faults(folders: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert result.summary == (
         "A run would stop: 1 of 6 clips cannot be used (a run goes on without them under leave-out); "
-        "2 faults in the list to mend first."
+        "2 faults to mend first."
     )
     lines = [json.loads(line) for line in to_json_lines(result).splitlines()]
     assert all(list(line) == KEYS for line in lines) and len(lines) == 6

@@ -66,7 +66,7 @@ class CheckResult:
         if self.bad:
             parts.append(f"{len(self.bad)} of {clips} cannot be used (a run goes on without them under leave-out)")
         if self.faults:
-            parts.append(f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''} in the list to mend first")
+            parts.append(f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''} to mend first")
         return f"A run would stop: {'; '.join(parts) or 'there is no clip'}."
 
 
@@ -109,7 +109,10 @@ def check(
 
 
 def check_experiment(experiment: Experiment, grid: Grid | None) -> CheckResult:
-    """Check an experiment's clips as its run would read them; `grid` is its model's, None where it is not known."""
+    """Check an experiment's clips as its run would read them; `grid` is its model's, None where it is not known.
+
+    `rbft.runs.check_run` adds what its arms need of them.
+    """
     result = check(
         Path(experiment.clips).expanduser(),
         labels=experiment.labels,
