@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from rbft.cli import main
+from commands import command
 from videos import picture, write_clip
 
 RATIONALES_OF = "arms=[{{name: mine, stages: [{{kind: rationale, {}}}, {{kind: label}}]}}]"
 SOUND = "6 clips, 2 labels: every clip can be read, and a run could start."
-
-
-def command(*arguments: str) -> int:
-    before = sys.argv
-    sys.argv = ["rbft", *arguments]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import rbft
-from rbft.cli import main
+from commands import command
 from rbft.errors import UserError
 from rbft.files import read_jsonl, read_record, sha256_of
 from rbft.records import Manifest, Prediction, Rationale
@@ -82,19 +82,6 @@ def write_experiment(folder: Path, clips: Path, arms: tuple[str, ...]) -> Path:
     )  # fmt: skip
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def command(*arguments: str) -> int:
-    """`rbft ARGUMENTS` in this process; returns its exit code."""
-    before = sys.argv
-    sys.argv = ["rbft", *arguments]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rbft.cli import main
+from commands import command
 from rbft.files import read_jsonl, read_record
 from rbft.grounded import explain_run
 from rbft.progress import Reporter
@@ -62,18 +61,6 @@ def finished(experiment: Path) -> Path:
 def explained(finished: Path) -> Grounding:
     assert command("explain", str(finished)) == 0
     return read_record(finished / "grounding.json", Grounding)
-
-
-def command(*arguments: str) -> int:
-    before = sys.argv
-    sys.argv = ["rbft", *arguments]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 # -- a run ---------------------------------------------------------------------------------------------------------

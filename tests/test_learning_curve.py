@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import jsonschema
 import pytest
 import torch
 
-from rbft.cli import main
+from commands import command
 from rbft.errors import ExperimentError
 from rbft.experiment import make_experiment
 from rbft.files import read_record
@@ -27,18 +26,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def command(*arguments: str) -> int:
-    before = sys.argv
-    sys.argv = ["rbft", *arguments]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -144,11 +144,12 @@ def task_shares(speaker: Speaker, sample: Sample, seed: int = 0) -> dict[str, Sh
     rng = np.random.default_rng([HELD_OUT_SEED, seed])
     scenes = sample.scenes
     shares = {}
-    for ask in (multiple_choice, numerical, ocr, free_form, regression, verification, bare_labels):
+    for ask in (multiple_choice, numerical, ocr, free_form, verification, bare_labels):
         lessons = [ask(scene, rng, 0.5) for scene in scenes]
         shares[lessons[0].kind] = _asked(speaker, sample, lessons)
     lessons = [regression(scene, rng, 0.5) for scene in scenes]
     said = answers(*speaker, sample.frames, [lesson.prompt for lesson in lessons])
+    shares["regression"] = _right(said, lessons)
     near = [text.isdecimal() and abs(int(text) - scene.middle) <= 10 for text, scene in zip(said, scenes, strict=True)]
     shares["regression, within 10 of 100"] = Share(sum(near), len(near))
     for name, level in (("one word a label", 0.0), ("mixed rules", 0.5), ("hard rules", 1.0)):
