@@ -80,10 +80,10 @@ def run_experiment(experiment: Experiment, reporter: Reporter | None = None) -> 
     Raises StoreError where another process works in the same run directory.
     """
     reporter = reporter or Reporter()
-    found = _look_up(experiment)
+    found = look_up(experiment)
     store = RunStore(Path(experiment.output) / experiment.name)
     with held(store.root):
-        session = _prepare(experiment, found, store, reporter)
+        session = prepare(experiment, found, store, reporter)
         arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}
         curves = {arm.name: _curve(session, arm, arms[arm.name]) for arm in experiment.curve_arms}
         session.release()
@@ -95,7 +95,7 @@ def run_experiment(experiment: Experiment, reporter: Reporter | None = None) -> 
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What an experiment names, found before anything is written."""
 
     listing: Listing
@@ -106,7 +106,7 @@ class _Found:
     grid: Grid
 
 
-def _look_up(experiment: Experiment) -> _Found:
+def look_up(experiment: Experiment) -> Found:
     """The list of clips, the prompts and the model; raises UserError for what is wrong with them."""
     listing = read_manifest(
         Path(experiment.clips).expanduser(), labels=experiment.labels, allow_outside=experiment.allow_outside
@@ -116,10 +116,10 @@ def _look_up(experiment: Experiment) -> _Found:
     prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
-    return _Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid)
+    return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid)
 
 
-def _prepare(experiment: Experiment, found: _Found, store: RunStore, reporter: Reporter) -> Session:
+def prepare(experiment: Experiment, found: Found, store: RunStore, reporter: Reporter) -> Session:
     """Read every clip into the cache, and write down what is run."""
     listing, source, prompts = found.listing, found.source, found.prompts
     cache = FrameCache(Path(experiment.output) / "cache" / "frames")
