@@ -12,9 +12,10 @@ from benchmarks.markdown import RULE, cell, comparison, difference_rows, head, i
 from benchmarks.running import Saved, read_saved
 from benchmarks.tables import CELLS, CONTROL, TABLES, Table, Yard
 
+from rbft.evaluation.retention import MEAN
 from rbft.files import read_yaml, write_text
 from rbft.models.sources import EMBEDDED, resolve
-from rbft.records import Comparison, Grounding, Report
+from rbft.records import Comparison, Grounding, Report, Retention
 from rbft.report.tables import main_rows, percent, report_words
 
 PICTURE = "attention.png"
@@ -107,6 +108,8 @@ def section(table: Table, saved: Saved, pictures: Collection[str] = ()) -> str:
     else:
         words = " ".join(text for _, text in report_words(report)[:2])
         lines += [f"> {words}", "", *arm_rows(report), "", *differences(report, table.pairs)]
+        if report.retention is not None:
+            lines += ["", *retention_rows(report, report.retention)]
     if table.published is not None:
         lines += ["", *published_rows(read_yaml(_PUBLISHED)[table.published])]
     return "\n".join(lines) + "\n"
@@ -166,6 +169,18 @@ def differences(report: Report, pairs: Sequence[tuple[str, str]]) -> list[str]:
         a = CONTROL if same_as_control(report, a) else a
         found += [comparison(report, a, b, metric) for metric in ("accuracy", "macro_f1")]
     return difference_rows(found)
+
+
+def retention_rows(report: Report, kept: Retention) -> list[str]:
+    """What arms forget: a row for the base and each trained arm, dimensions in percent, and the change of their mean."""
+    lines = [f"Forgetting: descriptions of {kept.clips} general clips against true ones, ROUGE-1 F1.", ""]
+    lines += head(["arm", *kept.base, "mean − base"])
+    lines.append(row(["_base_", *(interval_cell(score) for score in kept.base.values()), RULE]))
+    for arm, of in kept.arms.items():
+        if not same_as_control(report, arm):
+            change = interval_cell(of.difference[MEAN], signed=True)
+            lines.append(row([f"`{arm}`", *(interval_cell(score) for score in of.f1.values()), change]))
+    return lines
 
 
 # -- Table 5 and Figure 2 ------------------------------------------------------------------------------------------

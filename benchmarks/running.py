@@ -4,6 +4,7 @@ Experiments on clips of the same dials share a run directory, so what they have 
 one after another; those of other dials at the same time, one process each, each with one thread.
 
 ROOT/yards/NAME             clips and manifests
+ROOT/general                general clips with descriptions: what an arm forgets
 ROOT/cache                  frames
 ROOT/NAME-BASE              run directories: the dials, and the first digits of the base's fingerprint
 ROOT/reports/KEY.json       what came out, and how long it took
@@ -29,6 +30,10 @@ from rbft.files import read_record, write_record
 from rbft.models.sources import resolve
 from rbft.progress import Reporter
 from rbft.records import Grounding, Record, Report, fingerprint
+from rbft.tiny.general import write_general
+
+GENERAL_CLIPS = 100
+"""General clips that every checkpoint describes."""
 
 
 class Saved(Record):
@@ -75,9 +80,18 @@ class Prefixed(Reporter):
 
 def experiment_of(task: Task, root: Path) -> Experiment:
     """The experiment of a task below `root`; raises ExperimentError and CheckpointError."""
-    places = [f'clips="{task.yard.path(root).as_posix()}"', f'output="{root.as_posix()}"']
+    places = [
+        f'clips="{task.yard.path(root).as_posix()}"',
+        f'evaluation.retention="{general_path(root).as_posix()}"',
+        f'output="{root.as_posix()}"',
+    ]
     experiment = load_experiment(task.file, [*places, *task.overrides])
     return experiment.model_copy(update={"name": f"{task.yard.name}-{_base(experiment)[:8]}"})
+
+
+def general_path(root: Path) -> Path:
+    """Where the list of general clips is, below the folder of the evidence."""
+    return root / "general" / "clips.csv"
 
 
 def _base(experiment: Experiment) -> str:
@@ -89,6 +103,7 @@ def _asked(task: Task, experiment: Experiment) -> tuple[str, str]:
     """Fingerprints of everything that decides a report, and of the same without arms and seeds."""
     yard = asdict(task.yard) | {"seed": YARD_SEED}
     asked = experiment.model_dump(mode="json", exclude={"clips", "output"})
+    asked["evaluation"]["retention"] = GENERAL_CLIPS
     whole = fingerprint(__version__, yard, asked, _base(experiment), task.grounding)
     rest = {name: value for name, value in asked.items() if name not in ("arms", "seeds")}
     return whole, fingerprint(yard, rest, _base(experiment))
@@ -158,6 +173,8 @@ def run_all(tasks: Sequence[Task], root: Path, *, jobs: int, reporter: Reporter)
         count = yard.num_train + yard.num_test + yard.num_unlabelled
         reporter.say(f"clips: {yard.path(root)} ({count}; those that are there are not rendered again)")
         yard.render(root)
+    if pending:
+        write_general(general_path(root).parent, GENERAL_CLIPS)
     groups: dict[str, list[Task]] = {}
     for task in pending:
         groups.setdefault(experiment_of(task, root).name, []).append(task)

@@ -14,7 +14,7 @@ from benchmarks import evidence, markdown, page, running, tables
 from rbft.errors import StoreError, UserError
 from rbft.experiment import Experiment, load_experiment
 from rbft.models.sources import resolve
-from rbft.records import ArmFocus, ArmMasking, Grounding, GroundingComparison, Interval, Report
+from rbft.records import ArmFocus, ArmMasking, ArmRetention, Grounding, GroundingComparison, Interval, Report, Retention
 from reports import CANNOT, arm, difference, estimate, report, saved, setting, table_of
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +28,9 @@ FILES = sorted((ROOT / "examples" / "tables").glob("*.yaml"))
 def test_every_file_is_the_demo_with_other_arms_and_clips(file: Path) -> None:
     experiment = load_experiment(file)
     demo = load_experiment(ROOT / "examples" / "night-yard.yaml")
+    assert experiment.evaluation.retention == running.general_path(evidence.ROOT).as_posix()
+    evaluation = experiment.evaluation.model_copy(update={"retention": None})
+    experiment = experiment.model_copy(update={"evaluation": evaluation})
     for section in ("model", "prompts", "domain", "sampling", "rationales", "training", "evaluation"):
         assert getattr(experiment, section) == getattr(demo, section), section
     assert experiment.seeds == ((0, 1, 2) if file.stem == "map" else (0, 1, 2, 3, 4))
@@ -208,6 +211,31 @@ batches of 16.
     )
 
 
+def test_what_every_arm_forgets_is_written() -> None:
+    kept = Retention(
+        clips=100,
+        base={"subjects": estimate(0.9, 0.85, 0.95), "mean": estimate(0.92, 0.9, 0.94)},
+        arms={
+            name: ArmRetention(
+                f1={"subjects": estimate(0.8, 0.75, 0.85), "mean": estimate(0.82, 0.8, 0.84)},
+                difference={"subjects": Interval(mean=-0.1, low=-0.2, high=0.0),
+                            "mean": Interval(mean=-0.1, low=-0.12, high=-0.08)},
+            )
+            for name in ("rb-ft", "matched-rb-ft")
+        },
+    )  # fmt: skip
+    table = tables.Table("t", "A title", "A question.", FILES[0], table_of("table1").yard, PAIRS)
+    text = page.section(table, saved(report(ARMS, COMPARISONS, retention=kept)))
+    assert text.endswith("""
+Forgetting: descriptions of 100 general clips against true ones, ROUGE-1 F1.
+
+| arm | subjects | mean | mean − base |
+| --- | ---: | ---: | ---: |
+| _base_ | 90.0 (85.0–95.0) | 92.0 (90.0–94.0) | – |
+| `rb-ft` | 80.0 (75.0–85.0) | 82.0 (80.0–84.0) | −10.0 (−12.0 to −8.0) |
+""")
+
+
 def test_a_comparison_that_is_not_there_is_an_error() -> None:
     with pytest.raises(KeyError, match="no comparison of rb-ft and direct in accuracy"):
         markdown.comparison(report(ARMS, COMPARISONS), "rb-ft", "direct", "accuracy")
@@ -288,6 +316,7 @@ def test_the_evidence_runs_end_to_end_and_a_second_time_does_nothing(
 ) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(running, "GENERAL_CLIPS", 3)
     options = ["training.epochs=1", "--only", "table1", "--seeds", "0", "--train", "8", "--test", "6", "--jobs", "1"]
     options += ["--root", str(tmp_path / "evidence"), "--out", str(tmp_path / "docs" / "evidence.md")]
     evidence.main(options)
@@ -298,6 +327,7 @@ def test_the_evidence_runs_end_to_end_and_a_second_time_does_nothing(
     assert rows[4].startswith("| _always ")
     assert "8 training clips" in text
     assert "6 test clips" in text
+    assert "descriptions of 3 general clips" in text
     assert str(tmp_path) not in text
     evidence.main(options)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files

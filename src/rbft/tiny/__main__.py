@@ -1,11 +1,13 @@
 """`python -m rbft.tiny`: train the embedded model, evaluate it, write its clips. Torch is loaded where it is used."""
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
-from rbft.errors import RbftError
+from rbft.errors import RbftError, UserError
 from rbft.tiny import CHECKPOINT, night_yard
 from rbft.tiny.shift import severity_of
 
@@ -47,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         "--manifest", default="clips.csv", help="its name; several sizes share clips (default: clips.csv)"
     )
     _add_dials(draw)
+    plain = commands.add_parser(
+        "general", help="write clean clips of the general world with true descriptions, for `evaluation.retention`"
+    )
+    plain.add_argument("--out", type=Path, required=True, help="folder to write")
+    plain.add_argument("--clips", type=int, default=100, help="default: 100")
     return parser
 
 
@@ -122,9 +129,25 @@ def _render(args: argparse.Namespace) -> None:
             manifest=args.manifest,
         )
     except RbftError as error:
-        print("\n".join(f"rbft.tiny: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        _stop(error)
     print(night_yard.experiment_lines(path, dials), end="")
+
+
+def _general(args: argparse.Namespace) -> None:
+    from rbft.tiny.general import write_general
+
+    if args.clips < 1:
+        _stop(UserError(f"--clips {args.clips}: there is nothing to write; give 1 or more"))
+    try:
+        path = write_general(args.out, args.clips)
+    except RbftError as error:
+        _stop(error)
+    print(f"evaluation:\n  retention: {json.dumps(str(path))}")
+
+
+def _stop(error: RbftError) -> NoReturn:
+    print("\n".join(f"rbft.tiny: {line}" for line in str(error).splitlines()), file=sys.stderr)
+    raise SystemExit(error.exit_code) from None
 
 
 def main() -> None:
@@ -137,6 +160,8 @@ def main() -> None:
             _evaluate(args)
         case "render":
             _render(args)
+        case "general":
+            _general(args)
 
 
 if __name__ == "__main__":
