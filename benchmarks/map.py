@@ -4,8 +4,9 @@
     python -m benchmarks.map --only mild-three-50,mild-three-200
     python -m benchmarks.map --arms rb-ft-joint               a map of this arm too, against a control of its own
 
-Interrupted, the same command continues; after the end it runs nothing and writes the same document and pictures. The
-first setting that is run says how long the others will take.
+Interrupted, the same command continues; after the end it runs nothing and writes the same document and pictures. What
+is published in docs/evidence counts as finished, as for `make evidence`. The first setting that is run says how long
+the others will take.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from benchmarks.evidence import arguments, chosen, guarded, with_seeds
 from benchmarks.grid import arms_of, gains, image
-from benchmarks.page import current_cells, write_document
-from benchmarks.running import Prefixed, experiment_of, finished, run_all, use_one_thread
+from benchmarks.page import current_cells, published, write_document
+from benchmarks.running import Prefixed, adopt, experiment_of, finished, run_all, use_one_thread
 from benchmarks.tables import CELLS, MAP_CLIPS, MAP_RULES, MAP_SEVERITIES, Cell, Task
 from matplotlib import cm, colors
 from matplotlib.axes import Axes
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     overrides = with_seeds(args.overrides, args.seeds)
     tasks = [cell.task(arms, overrides, args.test or 200) for cell in CELLS if cell.name in names]
     reporter = Prefixed("map")
+    adopt(published(args.out), args.root)
     run_map(tasks, args.root, jobs=args.jobs, reporter=reporter)
     write_pictures(args.root, args.out.parent / "images")
     write_document(args.root, args.out)

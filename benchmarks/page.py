@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.grid import map_section
 from benchmarks.markdown import RULE, cell, comparison, difference_rows, head, interval_cell, minutes, row
-from benchmarks.running import Saved, read_saved
+from benchmarks.running import Saved, read_saved, saved_path
 from benchmarks.tables import CELLS, CONTROL, TABLES, Table, Yard
 
 from rbft.evaluation.retention import MEAN
@@ -33,7 +33,8 @@ not targets. The time of a table leaves out what an earlier one had trained alre
 def write_document(root: Path, document: Path, tables: Sequence[Table] = TABLES) -> None:
     """Write the document from what is saved below `root`; other bases' reports are left out, but for the second base.
 
-    The picture of Figure 2 is copied beside it. A document with the same text is left as it is.
+    The picture of Figure 2 is copied beside it, and the reports into the folder of its name. What is there with the
+    same content is left as it is.
     """
     base = resolve(EMBEDDED).fingerprint()
     saved = {table.key: read_saved(root, table.key) for table in tables}
@@ -42,9 +43,20 @@ def write_document(root: Path, document: Path, tables: Sequence[Table] = TABLES)
     if "table5" in shown:
         _copy_picture(root, shown["table5"], images / PICTURE)
     pictures = {path.name for path in images.glob("*.png")}
-    text = render(shown, current_cells(root), tables=tables, pictures=pictures)
-    if not document.is_file() or document.read_text(encoding="utf-8") != text:
-        write_text(document, text)
+    cells = current_cells(root)
+    _write_changed(document, render(shown, cells, tables=tables, pictures=pictures))
+    for key in [*shown, *(setting.key for setting in CELLS if setting.name in cells)]:
+        _write_changed(published(document) / f"{key}.json", saved_path(root, key).read_text(encoding="utf-8"))
+
+
+def published(document: Path) -> Path:
+    """The folder of the reports that a document is written from: `docs/evidence` for `docs/evidence.md`."""
+    return document.with_suffix("")
+
+
+def _write_changed(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
 def current_cells(root: Path) -> dict[str, Saved]:
@@ -172,7 +184,7 @@ def differences(report: Report, pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def retention_rows(report: Report, kept: Retention) -> list[str]:
-    """What arms forget: a row for the base and each trained arm, dimensions in percent, and the change of their mean."""
+    """What arms forget: a row for the base and each trained arm by dimension, and the change of their mean."""
     lines = [f"Forgetting: descriptions of {kept.clips} general clips against true ones, ROUGE-1 F1.", ""]
     lines += head(["arm", *kept.base, "mean − base"])
     lines.append(row(["_base_", *(interval_cell(score) for score in kept.base.values()), RULE]))

@@ -26,7 +26,7 @@ from rich.console import Console
 from rbft import __version__
 from rbft.errors import StoreError
 from rbft.experiment import Experiment, load_experiment
-from rbft.files import read_record, write_record
+from rbft.files import read_record, write_record, write_text
 from rbft.models.sources import resolve
 from rbft.progress import Reporter
 from rbft.records import Grounding, Record, Report, fingerprint
@@ -121,6 +121,13 @@ def read_saved(root: Path, key: str) -> Saved | None:
         return read_record(path, Saved) if path.is_file() else None
     except StoreError as error:
         raise StoreError(f"{error}; delete the file: what is trained stays, and its report is made again") from None
+
+
+def adopt(published: Path, root: Path) -> None:
+    """Take over the published reports that are not there yet: what was measured once is not measured again."""
+    for path in sorted(published.glob("*.json")):
+        if not saved_path(root, path.stem).exists():
+            write_text(saved_path(root, path.stem), path.read_text(encoding="utf-8"))
 
 
 def finished(task: Task, root: Path) -> Saved | None:

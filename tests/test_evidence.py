@@ -331,3 +331,7 @@ def test_the_evidence_runs_end_to_end_and_a_second_time_does_nothing(
     assert str(tmp_path) not in text
     evidence.main(options)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
+    options[options.index("--root") + 1] = str(tmp_path / "elsewhere")
+    evidence.main(options)
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["reports"]  # published: nothing is run again
+    assert (tmp_path / "docs" / "evidence.md").read_text(encoding="utf-8") == text
