@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench evidence map clean
+.PHONY: demo test lint bench evidence map folds clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -34,6 +34,9 @@ evidence: $(READY)  ## the paper's tables on the embedded model, into docs/evide
 
 map: $(READY)  ## when rationales pay, over shift, clips and rule: docs/images/map.png and docs/evidence.md
 	$(BIN)/python -m benchmarks.map $(ARGS)
+
+folds: $(READY)  ## cross-validation on real clips (examples/fight.yaml, where they are at hand), into docs/evidence.md
+	$(BIN)/python -m benchmarks.folds $(ARGS)
 
 clean:  ## remove what make made, not what you ran
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

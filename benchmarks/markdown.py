@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from rbft.records import Comparison, Interval, Report
+from rbft.records import Comparison, Interval
 from rbft.report.tables import Value, comparison_name, interval_text, p_value, percent, points
 
 RULE = "–"
@@ -57,7 +58,17 @@ def minutes(seconds: float) -> str:
     return f"{whole} minute{'s' if whole != 1 else ''}"
 
 
-def comparison(report: Report, a: str, b: str, metric: str) -> Comparison:
+class Compared(Protocol):
+    """What has a name and comparisons: a report, or pooled folds."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]: ...  # noqa: D102
+
+
+def comparison(report: Compared, a: str, b: str, metric: str) -> Comparison:
     """The report's comparison of two arms as b minus a. Raises KeyError where it has none."""
     for one in report.comparisons:
         if one.metric == metric and {one.a, one.b} == {a, b}:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.folded import Folded, all_folded, folded_path, folded_section
 from benchmarks.grid import map_section
 from benchmarks.markdown import RULE, cell, comparison, difference_rows, head, interval_cell, minutes, row
 from benchmarks.running import Saved, read_saved, saved_path
@@ -44,8 +45,10 @@ def write_document(root: Path, document: Path, tables: Sequence[Table] = TABLES)
         _copy_picture(root, shown["table5"], images / PICTURE)
     pictures = {path.name for path in images.glob("*.png")}
     cells = current_cells(root)
-    _write_changed(document, render(shown, cells, tables=tables, pictures=pictures))
-    for key in [*shown, *(setting.key for setting in CELLS if setting.name in cells)]:
+    folded = all_folded(root)
+    _write_changed(document, render(shown, cells, tables=tables, pictures=pictures, folded=folded))
+    keys = [*shown, *(setting.key for setting in CELLS if setting.name in cells)]
+    for key in [*keys, *(folded_path(root, one.name).stem for one in folded)]:
         _write_changed(published(document) / f"{key}.json", saved_path(root, key).read_text(encoding="utf-8"))
 
 
@@ -85,8 +88,9 @@ def render(
     *,
     tables: Sequence[Table] = TABLES,
     pictures: Collection[str] = (),
+    folded: Sequence[Folded] = (),
 ) -> str:
-    """The whole document: a section for each table in `saved`, the map's, and what is not measured yet.
+    """The whole document: a section for each table in `saved`, the map's, real clips', and what is not measured yet.
 
     `pictures` are the names of those that are there to be shown.
     """
@@ -94,9 +98,12 @@ def render(
     parts += [section(table, saved[table.key], pictures) for table in tables if table.key in saved]
     if cells:
         parts.append(map_section(cells, pictures))
+    parts += [folded_section(one) for one in folded]
     waiting = [f"* {table.title} (`make evidence{_option(table)}`)" for table in tables if table.key not in saved]
     if len(cells) < len(CELLS):
         waiting.append(f"* When it pays: {len(CELLS) - len(cells)} of {len(CELLS)} settings (`make map`)")
+    if not folded:
+        waiting.append("* Real clips: cross-validation (`python -m benchmarks.folds`, where the clips are at hand)")
     if waiting:
         parts.append("\n".join(["## Not measured yet", "", *waiting]) + "\n")
     return "\n".join(parts)

@@ -61,6 +61,16 @@ class SplitRule(Section):
 
     test_share: float = Field(0.2, gt=0, lt=1)
     seed: int = 0
+    folds: int | None = Field(None, ge=2, description="cross-validation: `fold` of so many is the test split")
+    fold: int | None = Field(None, ge=1, description="which of the folds is tested, from 1")
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> Self:
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError("folds and fold belong together: folds: 5 and fold: 1 tests the first of five")
+        if self.folds is not None and self.fold is not None and self.fold > self.folds:
+            raise ValueError(f"fold {self.fold} is not one of {self.folds}; they count from 1")
+        return self
 
 
 class Rationales(Section):

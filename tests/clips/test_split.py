@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from rbft.clips.manifest import Row
 from rbft.clips.split import assign_splits, propose_splits, split_faults
@@ -51,6 +52,37 @@ def test_order_does_not_matter_and_groups_stay_whole(seed: int, chance: random.R
         assert len({splits[r.clip_id] for r in rows if r.group == group}) == 1
     tested = Counter(r.label for r in rows if splits[r.clip_id] == "test")
     assert 5 <= tested["a"] + tested["b"] <= 20
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10), st.integers(2, 6), st.randoms(use_true_random=False))
+def test_every_clip_is_in_one_fold_and_groups_stay_whole(seed: int, folds: int, chance: random.Random) -> None:
+    rows = [row(i, "ab"[i % 2], f"g{i // 5}") for i in range(60)] + [row(100 + i, None, f"g{i}") for i in range(4)]
+    rows += [row(200, None)]
+    rules = [SplitRule(seed=seed, folds=folds, fold=n) for n in range(1, folds + 1)]
+    splits = [assign_splits(rows, rule) for rule in rules]
+    shuffled = rows[:]
+    chance.shuffle(shuffled)
+    assert [assign_splits(shuffled, rule) for rule in rules] == splits
+    for r in rows[:-1]:
+        assert [split[r.clip_id] for split in splits].count("test") == 1
+        assert {s[r.clip_id] for s in splits} <= {"train", "test"}
+    for group in {r.group for r in rows[:-1]}:
+        assert all(len({split[r.clip_id] for r in rows if r.group == group}) == 1 for split in splits)
+    assert {split["c200"] for split in splits} == {"train"}
+
+
+def test_folds_that_cannot_be_made_are_refused() -> None:
+    grouped = [row(i, "ab"[i % 2], f"g{i // 4}") for i in range(8)]
+    with pytest.raises(ManifestError, match=r"split\.folds: 3 folds of 2 groups; a group is one source"):
+        assign_splits(grouped, SplitRule(folds=3, fold=1))
+    given_split = [row(0, "a", split=TRAIN), row(1, "b", split=TEST)]
+    with pytest.raises(ManifestError, match=r"split\.folds: the clips have a split of their own; leave out its column"):
+        assign_splits(given_split, SplitRule(folds=2, fold=1))
+    with pytest.raises(ValidationError, match="folds and fold belong together: folds: 5 and fold: 1 tests the first"):
+        SplitRule(folds=5)
+    with pytest.raises(ValidationError, match="fold 3 is not one of 2; they count from 1"):
+        SplitRule(folds=2, fold=3)
 
 
 def test_seeds_differ() -> None:

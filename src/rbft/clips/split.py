@@ -33,9 +33,13 @@ def assign_splits(
 def propose_splits(
     rows: Sequence[Row], rule: SplitRule, *, contents: Mapping[str, str] | None = None
 ) -> dict[str, Split]:
-    """What `assign_splits` does, faults or not."""
+    """What `assign_splits` does, faults or not. Raises ManifestError for folds that cannot be made."""
     if any(row.split for row in rows):
+        if rule.folds is not None:
+            raise ManifestError("split.folds: the clips have a split of their own; leave out its column, or the folds")
         return {row.clip_id: row.split or "train" for row in rows}
+    if rule.folds is not None:
+        return _fold(rows, rule, contents or {})
     units = [_Unit.of(members, rule.seed) for members in _together(rows, contents or {})]
     units.sort(key=lambda unit: unit.order)
     totals = Counter(row.label for row in rows if row.label is not None)
@@ -55,6 +59,25 @@ def propose_splits(
         for number, unit in enumerate(units)
         for clip_id in unit.clip_ids
     }
+
+
+def _fold(rows: Sequence[Row], rule: SplitRule, contents: Mapping[str, str]) -> dict[str, Split]:
+    """The clips of one fold are tested: scikit-learn's stratified folds of whole groups, shuffled by the seed."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    units = [_Unit.of(members, rule.seed) for members in _together(rows, contents)]
+    unit_of = {clip_id: unit.clip_ids[0] for unit in units for clip_id in unit.clip_ids}
+    labelled = sorted((row for row in rows if row.label is not None), key=lambda row: row.clip_id)
+    named = [unit_of[row.clip_id] for row in labelled]
+    assert rule.folds is not None and rule.fold is not None
+    if len(set(named)) < rule.folds:
+        raise ManifestError(
+            f"split.folds: {rule.folds} folds of {len(set(named))} groups; a group is one source and stays in one fold"
+        )
+    folds = StratifiedGroupKFold(rule.folds, shuffle=True, random_state=rule.seed)
+    chosen = list(folds.split(named, [str(row.label) for row in labelled], named))[rule.fold - 1][1]
+    tested = {named[number] for number in chosen}
+    return {clip_id: "test" if unit in tested else "train" for clip_id, unit in unit_of.items()}
 
 
 def split_faults(rows: Sequence[Row], splits: Mapping[str, Split]) -> list[str]:

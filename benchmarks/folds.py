@@ -1,0 +1,166 @@
+"""`python -m benchmarks.folds`: cross-validation on real clips, written into docs/evidence.md.
+
+    python -m benchmarks.folds                                          examples/fight.yaml, five folds
+    python -m benchmarks.folds --file home.yaml --folds 10 seeds=[0]    any experiment whose clips have no split
+
+Every clip is tested once, by models that were trained on the other folds; groups stay whole. Interrupted, the same
+command continues; after the end it runs nothing. Each fold is an ordinary run with a report of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from benchmarks.evidence import DOCUMENT, ROOT, guarded
+from benchmarks.folded import Folded, folded_path, read_folded
+from benchmarks.page import published, write_document
+from benchmarks.running import Prefixed, adopt, use_one_thread
+
+from rbft import __version__
+from rbft.errors import UserError
+from rbft.evaluation.verdict import arm_report, compare
+from rbft.experiment import Experiment, load_experiment
+from rbft.files import sha256_of, write_record
+from rbft.models.sources import resolve
+from rbft.progress import Reporter
+from rbft.records import ArmReport, Comparison, Prediction, Report, fingerprint
+
+FILE = Path(__file__).parents[1] / "examples" / "fight.yaml"
+Runs = dict[int, list[Prediction]]
+Work = Callable[[Experiment, Reporter], Report]
+
+
+def experiments(file: Path, folds: int, overrides: Sequence[str], root: Path) -> list[Experiment]:
+    """The run of every fold; raises ExperimentError."""
+    whole = load_experiment(file, overrides)
+    return [
+        load_experiment(
+            file,
+            [*overrides, f"split.folds={folds}", f"split.fold={fold}", f'output="{root.as_posix()}"',
+             f"name={whole.name}-{fold}-of-{folds}"],
+        )
+        for fold in range(1, folds + 1)
+    ]  # fmt: skip
+
+
+def asked(experiment: Experiment, folds: int) -> str:
+    """The fingerprint of everything that decides the numbers, the list of clips and the base among it."""
+    rest = experiment.model_dump(mode="json", exclude={"clips", "output", "name", "split"})
+    base = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
+    clips = Path(experiment.clips).expanduser()
+    listed = sha256_of(clips) if clips.is_file() else sorted(path.name for path in clips.rglob("*"))
+    return fingerprint(__version__, rest, experiment.split.seed, folds, listed, base.fingerprint())
+
+
+def run_folds(
+    file: Path, folds: int, overrides: Sequence[str], root: Path, reporter: Reporter, work: Work | None = None
+) -> Folded:
+    """Run every fold, and pool their test clips; what is finished is read."""
+    runs = experiments(file, folds, overrides, root)
+    name, key = load_experiment(file, overrides).name, asked(runs[0], folds)
+    saved = read_folded(root, name)
+    if saved is not None and saved.fingerprint == key:
+        return saved
+    start, reports, answered = time.monotonic(), [], []
+    for experiment in runs:
+        reporter.say(f"{experiment.name}: {len(experiment.arms)} arms")
+        reports.append((work or _run)(experiment, reporter))
+        answered.append(predictions_of(root / experiment.name, reports[-1]))
+    made = pooled(name, reports, answered, key, round(time.monotonic() - start, 1))
+    write_record(folded_path(root, name), made)
+    return made
+
+
+def _run(experiment: Experiment, reporter: Reporter) -> Report:
+    from rbft.runs import run_experiment  # loads torch
+
+    return run_experiment(experiment, reporter).report
+
+
+def predictions_of(run: Path, report: Report) -> dict[str, Runs]:
+    """A finished run's answers by arm and seed, from the CSV files beside its report."""
+    found: dict[str, Runs] = {}
+    for arm, row in report.arms.items():
+        found[arm] = {}
+        for seed in row.seeds:
+            with (run / "predictions" / f"{arm}-seed{seed}.csv").open(encoding="utf-8", newline="") as file:
+                found[arm][seed] = [
+                    Prediction(
+                        clip_id=line["clip_id"], checkpoint=f"{run.name}:{arm}", truth=line["label"],
+                        label=line["predicted"] or None, log_probabilities={}, probabilities={},
+                    )
+                    for line in csv.DictReader(file)
+                ]  # fmt: skip
+    return found
+
+
+def pooled(
+    name: str, reports: Sequence[Report], answered: Sequence[Mapping[str, Runs]], key: str, seconds: float
+) -> Folded:
+    """Rows and differences over the test clips of all folds together: in each seed every clip is answered once."""
+    runs: dict[str, Runs] = {arm: defaultdict(list) for arm in reports[0].arms}
+    for fold in answered:
+        for arm, seeds in fold.items():
+            for seed, made in seeds.items():
+                runs[arm][seed] += made
+    labels = list(reports[0].dataset.labels)
+    resamples = int(reports[0].experiment["evaluation"]["resamples"])
+    first = reports[0].arms
+    arms: dict[str, ArmReport] = {
+        arm: arm_report(of, labels=labels, stages=first[arm].stages, resamples=resamples,
+                        num_steps=max(report.arms[arm].num_steps for report in reports))
+        for arm, of in runs.items()
+    }  # fmt: skip
+    comparisons: list[Comparison] = [
+        compare(runs[a], runs[b], names=(a, b), labels=labels, metric=metric, resamples=resamples)
+        for a, b in combinations(runs, 2)
+        for metric in ("accuracy", "macro_f1")
+    ]
+    tests = [report.dataset.test for report in reports]
+    counts = sum((Counter(report.dataset.labels) for report in reports), Counter())
+    return Folded(
+        fingerprint=key,
+        name=name,
+        seconds=seconds,
+        folds=len(reports),
+        labels={label: counts[label] for label in labels},
+        train=tuple(report.dataset.train for report in reports),
+        arms=arms,
+        comparisons=tuple(comparisons),
+        baselines={
+            feature: sum(report.baselines[feature] * n for report, n in zip(reports, tests, strict=True)) / sum(tests)
+            for feature in reports[0].baselines
+        },
+        model=str(reports[0].experiment["model"]),
+        base=reports[0].fingerprints["base"],
+        device=reports[0].environment["device"],
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the folds that are not finished, then write the document."""
+    parser = argparse.ArgumentParser(description="Cross-validation on real clips.")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for `rbft run`")
+    parser.add_argument("--file", type=Path, default=FILE, help="the experiment (default: examples/fight.yaml)")
+    parser.add_argument("--folds", type=int, default=5, help="default: 5")
+    parser.add_argument("--root", type=Path, default=ROOT, help=f"folder of the runs (default: {ROOT})")
+    parser.add_argument("--out", type=Path, default=DOCUMENT, help="the document to write (default: docs/evidence.md)")
+    args = parser.parse_args(argv)
+    use_one_thread()
+    if args.folds < 2:
+        raise UserError(f"--folds {args.folds}: cross-validation takes 2 or more")
+    reporter = Prefixed("folds")
+    adopt(published(args.out), args.root)
+    made = run_folds(args.file, args.folds, args.overrides, args.root, reporter)
+    write_document(args.root, args.out)
+    reporter.say(f"{args.out}: {made.name}, {made.folds} folds")
+
+
+if __name__ == "__main__":
+    guarded(main)
