@@ -109,7 +109,7 @@ _FORMATS = ("rb-ft-p+c+r", "rb-ft-p+r+c")
 OWN_SHARES = tuple(f"own-{share}" for share in (80, 60, 40, 20, 0))
 BEYOND = tuple(
     f"rb-ft-{name}"
-    for name in ("voted", "confident", "audited", "distilled", "hinted", "twice", "joint", "describe")
+    for name in ("voted", "confident", "right", "audited", "distilled", "hinted", "twice", "joint", "describe")
 )  # fmt: skip
 
 TABLES = (

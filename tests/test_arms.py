@@ -39,6 +39,7 @@ def test_the_papers_arms_and_their_controls() -> None:
         ("rb-ft-p+r+c", {"format": "P+R+C"}),
         ("rb-ft-voted", {"vote": Vote(samples=7, temperature=0.8, top_p=1.0, keep_share=1.0)}),
         ("rb-ft-confident", {"vote": Vote(keep_share=0.5)}),
+        ("rb-ft-right", {"vote": Vote(right_only=True)}),
         ("rb-ft-audited", {"drop_contradicting": True}),
         ("rb-ft-labelled", {"clips": "labelled"}),
         ("rb-ft-distilled", {"query": "plain"}),
@@ -59,6 +60,17 @@ def test_confident_differs_from_voted_in_the_share_alone() -> None:
     voted, confident = (PRESET_ARMS[name][0].vote for name in ("rb-ft-voted", "rb-ft-confident"))
     assert voted is not None
     assert voted.model_copy(update={"keep_share": 0.5}) == confident
+
+
+def test_right_differs_from_voted_in_that_alone() -> None:
+    voted, right = (PRESET_ARMS[name][0].vote for name in ("rb-ft-voted", "rb-ft-right"))
+    assert voted is not None
+    assert voted.model_copy(update={"right_only": True}) == right
+
+
+def test_a_vote_by_the_label_needs_labels() -> None:
+    with pytest.raises(ValidationError, match="`right_only` judges by the clip's label, and `clips: unlabelled` have"):
+        Stage(kind="rationale", clips="unlabelled", vote=Vote(right_only=True))
 
 
 def test_what_a_stage_learns() -> None:

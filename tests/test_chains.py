@@ -13,10 +13,12 @@ import rbft
 from rbft.arms import PRESET_ARMS, Arm, Stage
 from rbft.chains import run_arm, stage_examples
 from rbft.errors import UserError
+from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import Experiment, make_experiment
 from rbft.files import read_jsonl
 from rbft.findings import ArmRun
 from rbft.prompts import Describing
+from rbft.rationales.generate import Request
 from rbft.records import Checkpoint, Example, Prediction, Rationale, Report, fingerprint
 from rbft.session import Session
 from rbft.store import Card, read_card
@@ -171,6 +173,37 @@ def test_voted_texts_stand_with_their_agreement(finished: Finished) -> None:
         assert text.verdict.kept or text.verdict.reasons == ("low_agreement",)
     samples = [texts for texts in finished.texts().values() if texts[0].agreement is None and texts[0].seed > 0]
     assert len(samples) == 2, "three samples, the first under seed 0, written once for both"
+
+
+def test_samples_that_lead_to_another_label_do_not_vote(finished: Finished) -> None:
+    """Against the same question asked by hand: the label query after each sample's text."""
+    session = finished.session
+    made = {e.clip_id: e.answer for e in finished.examples("rb-ft", vote=VOTE | {"right_only": True})}
+    every = {e.clip_id: e.answer for e in finished.examples("rb-ft", vote=VOTE)}
+    [chosen] = [
+        {t.clip_id: t for t in texts}
+        for texts in finished.texts().values()
+        if texts[0].agreement is not None and any("other_label" in t.verdict.reasons for t in texts)
+    ]
+    train = session.manifest.of("train")
+    settings = session.experiment.rationales.model_copy(update={"temperature": 1.0})
+    requests = [Request(session.prompts, settings, session.thresholds, sample=n) for n in range(3)]
+    samples = [session.ask(session.base, request, train, what="samples") for request in requests]
+    vlm = session.vlm(session.base.path, lambda: None)
+    asked = LabelQuery(vlm, session.prompts, session.experiment.evaluation, session.prompts.describing(48))
+    right = 0
+    for clip in train:
+        if clip.label is None:
+            assert made[clip.clip_id] == every[clip.clip_id], "without a label every sample votes"
+            continue
+        frames, plan = session.frames.read(clip.clip_id), session.frames.plan(clip.clip_id)
+        encoded = [asked.encode(frames, plan, sample[clip.clip_id].text) for sample in samples]
+        labels = [p.label for p in asked.answer("base", [(clip.clip_id, clip.label)] * len(encoded), encoded)]
+        assert (clip.clip_id in made) == (clip.label in labels), (clip.clip_id, labels)
+        if clip.label not in labels:
+            assert "other_label" in chosen[clip.clip_id].verdict.reasons
+        right += labels.count(clip.label)
+    assert 0 < right < 18, "some samples lead to the label, some do not"
 
 
 def test_hinted_texts_are_of_labelled_clips_and_say_what_the_free_ones_say(finished: Finished) -> None:

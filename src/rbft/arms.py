@@ -27,6 +27,9 @@ class Vote(Section):
     temperature: float = Field(0.8, gt=0, description="of the samples; `rationales.temperature` is not used")
     top_p: float = Field(1.0, gt=0, le=1)
     keep_share: float = Field(1.0, gt=0, le=1, description="share of the voted rationales to learn")
+    right_only: bool = Field(
+        False, description="of a labelled clip only those samples vote after which the engine gives the clip's label"
+    )  # fmt: skip
 
     @field_validator("samples")
     @classmethod
@@ -81,6 +84,7 @@ class Stage(Section):
             "of its parent": self.engine == "parent",
             "voted": self.vote is not None,
             "the surer ones": self.vote is not None and self.vote.keep_share < 1,
+            "where they lead to the label": self.vote is not None and self.vote.right_only,
             "label told": self.hint is not None,
             "none contradicting": self.drop_contradicting,
             "plain query": self.query == "plain",
@@ -105,6 +109,8 @@ class Stage(Section):
         if self.clips == "unlabelled" and (self.hint is not None or self.format != "P+R"):
             what = "`hint` tells" if self.hint is not None else f"{self.format} writes"
             raise ValueError(f"{what} the clip's label, and `clips: unlabelled` have none; take `clips: labelled`")
+        if self.clips == "unlabelled" and self.vote is not None and self.vote.right_only:
+            raise ValueError("`right_only` judges by the clip's label, and `clips: unlabelled` have none; leave it out")
         return self
 
 
@@ -156,6 +162,7 @@ PRESET_ARMS: dict[str, tuple[Stage, ...]] = {
     "rb-ft-p+r+c": _rb_ft(format="P+R+C"),
     "rb-ft-voted": _rb_ft(vote=Vote()),
     "rb-ft-confident": _rb_ft(vote=Vote(keep_share=0.5)),
+    "rb-ft-right": _rb_ft(vote=Vote(right_only=True)),
     "rb-ft-audited": _rb_ft(drop_contradicting=True),
     "rb-ft-labelled": _rb_ft(clips="labelled"),
     "rb-ft-distilled": _rb_ft(query="plain"),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rbft.errors import ExperimentError
 from rbft.evaluation.predict import predict_clips
-from rbft.experiment import Arm, Stage
+from rbft.experiment import Arm, Evaluation, Stage
 from rbft.files import read_jsonl, write_jsonl
 from rbft.findings import ArmRun
 from rbft.prompts import Describing
-from rbft.rationales.choose import kept_by_confidence, unchanged_by_hint, voted, without_contradicting
+from rbft.rationales.choose import kept_by_confidence, leading_to_label, unchanged_by_hint, voted, without_contradicting
 from rbft.rationales.generate import Request
 from rbft.records import Checkpoint, Clip, Example, Prediction, Rationale, fingerprint
 from rbft.session import Session
@@ -143,7 +143,7 @@ def _rationales(session: Session, arm: Arm, number: int, seed: int) -> dict[str,
     what = _writing("rationales", engine, arm, seed)
     dimensions = session.prompts.templates.dimensions
     usable = usable_clips(session.manifest.of("train"), stage)
-    chosen = _voted(session, engine, requests, usable, what)
+    chosen = _voted(session, engine, stage, requests, usable, what)
     if stage.drop_contradicting:
         chosen = {clip_id: without_contradicting(r) for clip_id, r in chosen.items()}
     if stage.vote is not None:
@@ -182,7 +182,7 @@ def _requests(session: Session, stage: Stage) -> list[Request]:
 
 
 def _voted(
-    session: Session, engine: Checkpoint, requests: list[Request], usable: list[Clip], what: str
+    session: Session, engine: Checkpoint, stage: Stage, requests: list[Request], usable: list[Clip], what: str
 ) -> dict[str, Rationale]:
     """The label-free rationale of every usable clip: the only one, or the vote over the samples."""
     train = session.manifest.of("train")
@@ -193,6 +193,8 @@ def _voted(
         session.ask(engine, request, train, what=f"{what}, sample {number} of {len(requests)}")
         for number, request in enumerate(requests, 1)
     ]
+    if stage.vote is not None and stage.vote.right_only:
+        samples = [_right_only(session, engine, sample, f"{what}, sample {n}") for n, sample in enumerate(samples, 1)]
     dimensions = session.prompts.templates.dimensions
 
     def vote(clip: Clip) -> Rationale:
@@ -200,6 +202,20 @@ def _voted(
         return voted(texts, dimensions, lambda text: requests[0].audit(text, True, clip))
 
     return {clip.clip_id: vote(clip) for clip in usable}
+
+
+def _right_only(
+    session: Session, engine: Checkpoint, sample: Mapping[str, Rationale], what: str
+) -> dict[str, Rationale]:
+    """A sample of every clip; of labelled ones dropped where the engine gives another label after it."""
+    labelled = session.manifest.of("train", labelled=True)
+    describing = session.prompts.describing(session.experiment.rationales.max_new_tokens)
+    texts = {clip.clip_id: sample[clip.clip_id].text for clip in labelled}
+    settings = session.experiment.evaluation.model_copy(update={"generate": False})
+    said = _answers(session, engine, labelled, settings, what=f"{what}: labels after it", step="rationales",
+                    describing=describing, descriptions=texts)  # fmt: skip
+    judged = {p.clip_id: leading_to_label(sample[p.clip_id], p) for p in said}
+    return {clip_id: judged.get(clip_id, text) for clip_id, text in sample.items()}
 
 
 def _keep(session: Session, key: str, chosen: Mapping[str, Rationale]) -> None:
@@ -218,7 +234,6 @@ def _writing(what: str, engine: Checkpoint, arm: Arm, seed: int) -> str:
 
 def _predict(session: Session, arm: Arm, checkpoint: Checkpoint, seed: int) -> list[Prediction]:
     test = session.manifest.of("test", labelled=True)
-    settings = session.experiment.evaluation
     name = f"{arm.name}, seed {seed}" if arm.stages else arm.name
     describing, descriptions = None, None
     if arm.describes_first:
@@ -227,21 +242,41 @@ def _predict(session: Session, arm: Arm, checkpoint: Checkpoint, seed: int) -> l
             checkpoint, session.greedy, test, what=f"{name}: describing test clips", step=f"predict {arm.name}"
         )
         descriptions = {clip_id: rationale.text for clip_id, rationale in told.items()}
+    return _answers(
+        session,
+        checkpoint,
+        test,
+        session.experiment.evaluation,
+        what=f"{name}: test clips",
+        step=f"predict {arm.name}",
+        describing=describing,
+        descriptions=descriptions,
+    )
+
+
+def _answers(
+    session: Session,
+    checkpoint: Checkpoint,
+    clips: Sequence[Clip],
+    settings: Evaluation,
+    *,
+    what: str,
+    step: str,
+    describing: Describing | None,
+    descriptions: Mapping[str, str] | None,
+) -> list[Prediction]:
+    """A checkpoint's labels of these clips, after the descriptions where they are given; what is on disk is read."""
     key = fingerprint(
         "predict", checkpoint.fingerprint, session.prompts.label(), list(session.prompts.labels),
         settings.length_normalisation, settings.generate,
-        [(clip.clip_id, clip.label, session.frame_keys[clip.clip_id]) for clip in test],
+        [(clip.clip_id, clip.label, session.frame_keys[clip.clip_id]) for clip in clips],
         *([] if describing is None else [describing, descriptions]),
     )  # fmt: skip
-    step = f"predict {arm.name}"
-    with (
-        session.store.timed(step, key) as working,
-        session.reporter.counted(f"{name}: test clips", len(test)) as advance,
-    ):
+    with session.store.timed(step, key) as working, session.reporter.counted(what, len(clips)) as advance:
         return predict_clips(
             lambda: session.vlm(checkpoint.path, working),
             checkpoint.fingerprint,
-            test,
+            clips,
             session.frames,
             session.prompts,
             settings,

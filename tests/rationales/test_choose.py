@@ -12,11 +12,12 @@ from rbft.prompts import load_prompts
 from rbft.rationales.choose import (
     confidence,
     kept_by_confidence,
+    leading_to_label,
     unchanged_by_hint,
     voted,
     without_contradicting,
 )
-from rbft.records import DropReason, Rationale, Verdict
+from rbft.records import DropReason, Prediction, Rationale, Verdict
 
 DIMENSIONS = load_prompts("brief", persona="p", labels={}).templates.dimensions
 KEPT = Verdict(kept=True)
@@ -178,3 +179,20 @@ def test_a_hinted_text_may_say_it_in_other_words_up_to_the_threshold() -> None:
 def test_a_hinted_text_that_names_the_label_stays_dropped() -> None:
     free, leaked = rationale(described("a dog")), rationale(described("a dog"), "names_label")
     assert unchanged_by_hint(free, leaked, DIMENSIONS, 0.5).verdict.reasons == ("names_label",)
+
+
+def test_a_sample_after_which_another_label_is_given_does_not_vote() -> None:
+    def said(label: str | None) -> Prediction:
+        return Prediction(
+            clip_id="c", checkpoint="e", truth="alarm", label=label, log_probabilities={}, probabilities={}
+        )
+
+    good = rationale(described("a dog"))
+    assert leading_to_label(good, said("alarm")) is good
+    bad = leading_to_label(rationale(described("a cat")), said("ok"))
+    assert bad.verdict == Verdict(kept=False, reasons=("other_label",), detail="other_label: ok")
+    made = voted([good, bad, good], DIMENSIONS, lambda _: KEPT)
+    assert made.text == good.text
+    assert set((made.agreement or {}).values()) == {0.5}, "the dropped sample agrees with nothing"
+    none = voted([bad, bad], DIMENSIONS, lambda _: KEPT)
+    assert none.verdict.reasons == ("other_label",)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from rbft.rationales.dimensions import WHOLE, likeness, parts_of, with_parts
-from rbft.records import DropReason, Rationale, Verdict
+from rbft.records import DropReason, Prediction, Rationale, Verdict
 
 Dimensions = Mapping[str, Sequence[str]]
 
@@ -72,6 +72,15 @@ def without_contradicting(rationale: Rationale) -> Rationale:
     flags = tuple(flag for flag in rationale.verdict.flags if flag != "contradicts_label")
     verdict = rationale.verdict.model_copy(update={"flags": flags})
     return dropped(rationale.model_copy(update={"verdict": verdict}), "contradicts_label")
+
+
+def leading_to_label(sample: Rationale, said: Prediction) -> Rationale:
+    """The sample, dropped where the engine, asked for the label after it, gave another one than the clip's.
+
+    Rejection sampling by the label, as in STaR (arXiv 2203.14465): the text itself never sees it.
+    """
+    assert said.clip_id == sample.clip_id and said.truth is not None
+    return sample if said.label == said.truth else dropped(sample, "other_label", str(said.label))
 
 
 def unchanged_by_hint(free: Rationale, hinted: Rationale, dimensions: Dimensions, agreement: float) -> Rationale:

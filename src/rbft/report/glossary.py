@@ -19,6 +19,9 @@ ARM_MEANINGS = {
     "rb-ft-p+r+c": "As rb-ft, but in the first stage the label stands after the rationale.",
     "rb-ft-voted": "As rb-ft, but each rationale is a vote, dimension by dimension, over seven sampled ones.",
     "rb-ft-confident": "As rb-ft-voted, but only the half that the samples agree on most is learnt.",
+    "rb-ft-right": (
+        "As rb-ft-voted, but of a labelled clip only those rationales vote after which the model gives its label."
+    ),
     "rb-ft-audited": "As rb-ft, but rationales that contradict the clip's label are not learnt.",
     "rb-ft-labelled": "As rb-ft, but rationales of unlabelled clips are not learnt.",
     "rb-ft-distilled": "As rb-ft, but rationales are learnt as the answer to a plain request, without the persona.",
@@ -41,6 +44,7 @@ REASON_MEANINGS = {
     "contradicts_label": "argues for another label than the clip's",
     "low_agreement": "among those that several samples agreed on least",
     "changed_by_hint": "says something else once the label is told",
+    "other_label": "the model gives another label after it than the clip's",
 }
 
 _TERMS = {

@@ -69,7 +69,12 @@ def refuse_test_clips(examples: Sequence[Example], clips: Mapping[str, Clip]) ->
 
 def stage_faults(clips: Sequence[Clip], stage: Stage, prompts: Prompts) -> list[str]:
     """What training clips or prompts lack for a stage; known before anything is written or trained."""
-    templates = {"plain": stage.query == "plain", "hint": stage.hint is not None, "described": stage.describe_first}
+    judged = stage.vote is not None and stage.vote.right_only
+    templates = {
+        "plain": stage.query == "plain",
+        "hint": stage.hint is not None,
+        "described": stage.describe_first or judged,
+    }
     faults = [
         f"the prompts {prompts.templates.name!r} have no template `{name}`, which this stage asks with; add it"
         for name, needed in templates.items()
