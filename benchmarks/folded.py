@@ -7,8 +7,9 @@ from pathlib import Path
 from benchmarks.markdown import RULE, cell, comparison, difference_rows, head, interval_cell, minutes, row
 
 from rbft.files import read_record
-from rbft.records import ArmReport, Comparison, Record
+from rbft.records import Record
 from rbft.report.tables import Value
+from rbft.results import ArmReport, Comparison
 
 CONTROL = "direct-matched"
 _PREFIX = "folds-"

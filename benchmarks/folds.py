@@ -29,7 +29,8 @@ from rbft.experiment import Experiment, load_experiment
 from rbft.files import sha256_of, write_record
 from rbft.models.sources import resolve
 from rbft.progress import Reporter
-from rbft.records import ArmReport, Comparison, Prediction, Report, fingerprint
+from rbft.records import Prediction, fingerprint
+from rbft.results import ArmReport, Comparison, Report
 
 FILE = Path(__file__).parents[1] / "examples" / "fight.yaml"
 Runs = dict[int, list[Prediction]]

@@ -8,8 +8,8 @@ from benchmarks.markdown import cell, comparison, head, interval_cell, minutes, 
 from benchmarks.running import Saved
 from benchmarks.tables import CELLS, CONTROL, Cell
 
-from rbft.records import Comparison, Report
 from rbft.report.tables import Value, p_value, points
+from rbft.results import Comparison, Report
 
 WORTH = 0.05
 """The gain in macro-F1 that is worth the trouble, 0 to 1."""

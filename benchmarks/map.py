@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 
 from rbft.experiment import Experiment
 from rbft.progress import Reporter
-from rbft.records import Comparison
 from rbft.report.tables import points
+from rbft.results import Comparison
 
 _COLOURS = "PuOr"
 """Orange is behind, purple ahead: told apart with every common kind of colour blindness."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rbft.records import Comparison, Interval
 from rbft.report.tables import Value, comparison_name, interval_text, p_value, percent, points
+from rbft.results import Comparison, Interval
 
 RULE = "–"
 """An empty cell."""

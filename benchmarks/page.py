@@ -16,8 +16,8 @@ from benchmarks.tables import CELLS, CONTROL, TABLES, Table, Yard
 from rbft.evaluation.retention import MEAN
 from rbft.files import read_yaml, write_text
 from rbft.models.sources import EMBEDDED, resolve
-from rbft.records import Comparison, Grounding, Report, Retention
 from rbft.report.tables import main_rows, percent, report_words
+from rbft.results import Comparison, Grounding, Report, Retention
 
 PICTURE = "attention.png"
 _PUBLISHED = Path(__file__).with_name("published.yaml")

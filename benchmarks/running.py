@@ -29,7 +29,8 @@ from rbft.experiment import Experiment, load_experiment
 from rbft.files import read_record, write_record, write_text
 from rbft.models.sources import resolve
 from rbft.progress import Reporter
-from rbft.records import Grounding, Record, Report, fingerprint
+from rbft.records import Record, fingerprint
+from rbft.results import Grounding, Report
 from rbft.tiny.general import write_general
 
 GENERAL_CLIPS = 100

@@ -6,15 +6,7 @@ from typing import Any
 
 from benchmarks import running, tables
 
-from rbft.records import (
-    ArmReport,
-    Comparison,
-    DatasetReport,
-    Estimate,
-    Grounding,
-    RationaleReport,
-    Report,
-)
+from rbft.results import ArmReport, Comparison, DatasetReport, Estimate, Grounding, RationaleReport, Report
 
 CANNOT = "these clips cannot tell: the smallest difference they could show is 9.0 points"
 

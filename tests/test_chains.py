@@ -19,7 +19,8 @@ from rbft.files import read_jsonl
 from rbft.findings import ArmRun
 from rbft.prompts import Describing
 from rbft.rationales.generate import Request
-from rbft.records import Checkpoint, Example, Prediction, Rationale, Report, fingerprint
+from rbft.records import Checkpoint, Example, Prediction, Rationale, fingerprint
+from rbft.results import Report
 from rbft.session import Session
 from rbft.store import Card, read_card
 from rbft.tiny.general import write_general

@@ -14,7 +14,7 @@ from benchmarks import evidence, markdown, page, running, tables
 from rbft.errors import StoreError, UserError
 from rbft.experiment import Experiment, load_experiment
 from rbft.models.sources import resolve
-from rbft.records import ArmFocus, ArmMasking, ArmRetention, Grounding, GroundingComparison, Interval, Report, Retention
+from rbft.results import ArmFocus, ArmMasking, ArmRetention, Grounding, GroundingComparison, Interval, Report, Retention
 from reports import CANNOT, arm, difference, estimate, report, saved, setting, table_of
 
 ROOT = Path(__file__).parents[1]

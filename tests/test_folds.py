@@ -12,7 +12,7 @@ from benchmarks import folded, folds, page
 
 from rbft.errors import UserError
 from rbft.experiment import Experiment, load_experiment
-from rbft.records import Report
+from rbft.results import Report
 from reports import arm, report
 
 FIGHT = Path(__file__).parents[1] / "examples" / "fight.yaml"

@@ -13,7 +13,8 @@ from commands import command
 from rbft.files import read_jsonl, read_record
 from rbft.grounded import explain_run
 from rbft.progress import Reporter
-from rbft.records import Focus, FoundObjects, Grounding, Manifest, Prediction
+from rbft.records import Manifest, Prediction
+from rbft.results import Focus, FoundObjects, Grounding
 from rbft.serving.explain import Explanation
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 

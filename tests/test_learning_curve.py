@@ -14,8 +14,9 @@ from commands import command
 from rbft.errors import ExperimentError
 from rbft.experiment import make_experiment
 from rbft.files import read_record
-from rbft.records import Manifest, Report
+from rbft.records import Manifest
 from rbft.report.schema import report_schema
+from rbft.results import Report
 from rbft.store import read_card
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 

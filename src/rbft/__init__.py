@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rbft.errors import RbftError, UserError
     from rbft.experiment import Arm, Experiment, Sampling, Stage, load_experiment
-    from rbft.records import Checkpoint, Clip, Manifest, Prediction, Rationale, Report
+    from rbft.records import Checkpoint, Clip, Manifest, Prediction, Rationale
+    from rbft.results import Report
     from rbft.runs import run
     from rbft.serving.predictor import Answer, Classifier
 
@@ -30,7 +31,7 @@ _HOME = {
     "Prediction": "rbft.records",
     "Rationale": "rbft.records",
     "RbftError": "rbft.errors",
-    "Report": "rbft.records",
+    "Report": "rbft.results",
     "Sampling": "rbft.experiment",
     "Stage": "rbft.experiment",
     "UserError": "rbft.errors",

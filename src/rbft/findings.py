@@ -24,23 +24,10 @@ from rbft.evaluation.verdict import Runs, arm_report, category_reports, compare,
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
 from rbft.rationales.audit import collapse_note, summarise
-from rbft.records import (
-    ArmCurve,
-    ArmReport,
-    Checkpoint,
-    Clip,
-    Comparison,
-    DatasetReport,
-    LossPoint,
-    Manifest,
-    Prediction,
-    Probe,
-    Rationale,
-    Report,
-    Retention,
-)
+from rbft.records import Checkpoint, Clip, LossPoint, Manifest, Prediction, Probe, Rationale
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import write_report
+from rbft.results import ArmCurve, ArmReport, Comparison, DatasetReport, Report, Retention
 from rbft.store import RunStore
 
 

@@ -13,7 +13,8 @@ from rbft.errors import ManifestError
 from rbft.evaluation.retention import retention_report
 from rbft.experiment import Experiment
 from rbft.findings import ArmRun
-from rbft.records import Checkpoint, Grid, Retention
+from rbft.records import Checkpoint, Grid
+from rbft.results import Retention
 from rbft.session import Session
 
 

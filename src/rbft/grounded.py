@@ -44,17 +44,8 @@ from rbft.findings import ArmRun
 from rbft.models.attention import VisualAttention, scaled, visual_attention
 from rbft.progress import Reporter
 from rbft.prompts import Describing
-from rbft.records import (
-    ArmMap,
-    Checkpoint,
-    Clip,
-    Focus,
-    FoundObjects,
-    Grounding,
-    Manifest,
-    Prediction,
-    fingerprint,
-)
+from rbft.records import Checkpoint, Clip, Manifest, Prediction, fingerprint
+from rbft.results import ArmMap, Focus, FoundObjects, Grounding
 from rbft.serving.overlay import StripRow, strip_png
 from rbft.session import Session
 from rbft.store import RunStore

@@ -27,16 +27,8 @@ from rbft.models.sources import Source, resolve
 from rbft.models.vlm import device_name, grid_of
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
-from rbft.records import (
-    Checkpoint,
-    Clip,
-    Grid,
-    Manifest,
-    Rationale,
-    Report,
-    Retention,
-    fingerprint,
-)
+from rbft.records import Checkpoint, Clip, Grid, Manifest, Rationale, fingerprint
+from rbft.results import Report, Retention
 from rbft.session import Session
 from rbft.store import RunStore
 from rbft.training.examples import stage_faults

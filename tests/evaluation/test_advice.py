@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rbft.evaluation.advice import Evidence, Floor, advise, holm, most_accurate, planned_comparison, recommended
 from rbft.evaluation.curve import HOW_TO_ASK, NOTHING_TRAINED
-from rbft.records import ArmReport, Comparison, DatasetReport, Estimate
+from rbft.results import ArmReport, Comparison, DatasetReport, Estimate
 
 STAGES: dict[str, tuple[str, ...]] = {
     "zero-shot": (), "direct": ("label",), "direct-matched": ("label",), "rb-ft": ("rationale P+R", "label"),

@@ -22,7 +22,8 @@ from rbft.evaluation.curve import (
     with_share,
 )
 from rbft.evaluation.verdict import arm_report
-from rbft.records import ArmCurve, Clip, Comparison, CurvePoint, Estimate, Manifest, Prediction
+from rbft.records import Clip, Manifest, Prediction
+from rbft.results import ArmCurve, Comparison, CurvePoint, Estimate
 
 LABELS = ("a", "b", "c")
 

@@ -9,7 +9,8 @@ from rbft.errors import LineageError
 from rbft.evaluation.grounding import cover, difference, drops, estimate, focus_of, focus_table, targets
 from rbft.evaluation.metrics import wilson
 from rbft.evaluation.significance import never_seen
-from rbft.records import Focus, Prediction
+from rbft.records import Prediction
+from rbft.results import Focus
 
 NAN = [float("nan")] * 4
 

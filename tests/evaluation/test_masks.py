@@ -26,7 +26,8 @@ from rbft.evaluation.masks import (
     rectangles,
     touched_share,
 )
-from rbft.records import Box, Clip, FoundObjects, FramePlan
+from rbft.records import Box, Clip, FramePlan
+from rbft.results import FoundObjects
 
 NAN = [float("nan")] * 4
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rbft.answers import load_thresholds
 from rbft.rationales.audit import collapse_note, summarise
-from rbft.records import DropReason, Rationale, RationaleReport, Verdict
+from rbft.records import DropReason, Rationale, Verdict
+from rbft.results import RationaleReport
 
 RULES = load_thresholds()
 

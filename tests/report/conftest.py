@@ -13,19 +13,7 @@ import pytest
 
 from rbft.evaluation.curve import HOW_TO_ASK, curve_words
 from rbft.experiment import make_experiment
-from rbft.records import (
-    Advice,
-    ArmCurve,
-    ArmReport,
-    Comparison,
-    CurvePoint,
-    DatasetReport,
-    Estimate,
-    LeftOut,
-    RationaleReport,
-    Report,
-    Verdict,
-)
+from rbft.records import LeftOut, Verdict
 from rbft.report.material import (
     ArmAnswer,
     DroppedExample,
@@ -33,6 +21,17 @@ from rbft.report.material import (
     LossCurve,
     ReliabilityBin,
     ReportMaterial,
+)
+from rbft.results import (
+    Advice,
+    ArmCurve,
+    ArmReport,
+    Comparison,
+    CurvePoint,
+    DatasetReport,
+    Estimate,
+    RationaleReport,
+    Report,
 )
 
 STAGES = {

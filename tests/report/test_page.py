@@ -13,11 +13,12 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 from rbft.errors import StoreError
-from rbft.records import ArmReport, CategoryReport, LeftOut, Report, Verdict
+from rbft.records import LeftOut, Verdict
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import render_page, write_report
 from rbft.report.schema import SCHEMA_PATH, report_schema, write_schema
 from rbft.report.tables import report_words
+from rbft.results import ArmReport, CategoryReport, Report
 
 SECTIONS = [
     "verdict", "results", "comparisons", "dataset", "confusion", "loss", "reliability", "examples", "rationales",

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from rbft.records import Report
 from rbft.report.material import ReportMaterial
 from rbft.report.page import render_page
 from rbft.report.tables import (
@@ -21,6 +20,7 @@ from rbft.report.tables import (
     to_markdown,
     unbroken,
 )
+from rbft.results import Report
 
 
 def printed(report: Report, width: int = 200) -> str:

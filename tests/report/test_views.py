@@ -9,7 +9,6 @@ import pytest
 
 from rbft.experiment import make_experiment
 from rbft.files import parse_yaml
-from rbft.records import Report
 from rbft.report import views
 from rbft.report.figures import (
     MAX_CURVE_POINTS,
@@ -23,6 +22,7 @@ from rbft.report.figures import (
 )
 from rbft.report.material import ArmAnswer, DroppedExample, LossCurve, ReliabilityBin
 from rbft.report.tables import main_rows
+from rbft.results import Report
 
 # -- figures -------------------------------------------------------------------------------------------------------
 

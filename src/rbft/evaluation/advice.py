@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rbft.evaluation.curve import interval_words, more_clips
 from rbft.evaluation.significance import ALPHA
 from rbft.evaluation.verdict import CANNOT_TELL, HELPED, HURT, Metric, p_words
-from rbft.records import Advice, ArmCurve, ArmReport, Comparison, DatasetReport
+from rbft.results import Advice, ArmCurve, ArmReport, Comparison, DatasetReport
 
 CONTROL = "direct-matched"
 

@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from rbft.evaluation.verdict import CANNOT_TELL, HELPED, HURT, RESAMPLES, Runs, arm_report, compare, p_words
-from rbft.records import ArmCurve, ArmReport, Clip, Comparison, CurvePoint, Manifest
+from rbft.records import Clip, Manifest
+from rbft.results import ArmCurve, ArmReport, Comparison, CurvePoint
 
 HOW_TO_ASK = (
     "What more clips would buy was not measured; add `evaluation.learning_curve=[0.25,0.5]` to the command: "

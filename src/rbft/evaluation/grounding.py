@@ -23,7 +23,7 @@ from rbft.evaluation import bootstrap, significance
 from rbft.evaluation.bootstrap import Counted
 from rbft.evaluation.metrics import FloatArray, wilson
 from rbft.evaluation.verdict import RESAMPLES, Runs, arm_report
-from rbft.records import ArmFocus, ArmMasking, Estimate, Focus, Grounding, GroundingComparison, Interval
+from rbft.results import ArmFocus, ArmMasking, Estimate, Focus, Grounding, GroundingComparison, Interval
 
 BoolArray = npt.NDArray[np.bool_]
 _SUBSAMPLES = 16

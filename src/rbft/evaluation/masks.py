@@ -22,7 +22,8 @@ from scipy import ndimage
 
 from rbft.clips.frames import Frames
 from rbft.files import read_yaml
-from rbft.records import Box, Clip, FoundObjects, FramePlan, Record
+from rbft.records import Box, Clip, FramePlan, Record
+from rbft.results import FoundObjects
 
 if TYPE_CHECKING:
     from rbft.models.vlm import FrameSource

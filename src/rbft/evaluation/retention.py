@@ -12,7 +12,7 @@ import numpy as np
 
 from rbft.evaluation.bootstrap import Counted, Spread, difference_of, spread
 from rbft.rationales.dimensions import WHOLE, parts_of, rouge_1
-from rbft.records import ArmRetention, Estimate, Interval, Retention
+from rbft.results import ArmRetention, Estimate, Interval, Retention
 
 MEAN = "mean"
 Texts = Mapping[str, str]

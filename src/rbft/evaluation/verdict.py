@@ -14,7 +14,8 @@ import numpy as np
 from rbft.errors import LineageError, ManifestError
 from rbft.evaluation import bootstrap, significance
 from rbft.evaluation.metrics import UNREADABLE, Answers, FloatArray, confusion, encode, f1_per_label, wilson
-from rbft.records import ArmReport, CategoryReport, Comparison, DatasetReport, Estimate, Manifest, Prediction
+from rbft.records import Manifest, Prediction
+from rbft.results import ArmReport, CategoryReport, Comparison, DatasetReport, Estimate
 
 Runs = Mapping[int, Sequence[Prediction]]
 Metric = Literal["accuracy", "macro_f1"]

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from rbft.answers import AuditThresholds, num_words, words_of
-from rbft.records import Rationale, RationaleReport
+from rbft.records import Rationale
+from rbft.results import RationaleReport
 
 
 def summarise(rationales: Iterable[Rationale]) -> RationaleReport:

@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from rbft.records import ArmCurve
 from rbft.report.material import ExampleClip, LossCurve, ReliabilityBin
+from rbft.results import ArmCurve
 
 _INK, _MUTED, _RULE, _ARM = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _RULE: "--rule", _ARM: "--arm"}

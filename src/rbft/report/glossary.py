@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rbft.records import Report
+from rbft.results import Report
 
 ARM_MEANINGS = {
     "zero-shot": "The model as it was downloaded, with no training at all.",

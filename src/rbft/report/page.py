@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from rbft.errors import StoreError
 from rbft.files import write_record, write_text
-from rbft.records import Report
 from rbft.report import tables, views
 from rbft.report.glossary import REASON_MEANINGS, glossary
 from rbft.report.material import (
@@ -24,6 +23,7 @@ from rbft.report.material import (
     ReliabilityBin,
     ReportMaterial,
 )
+from rbft.results import Report
 
 __all__ = [
     "ArmAnswer",

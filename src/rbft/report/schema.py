@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rbft.files import write_text
-from rbft.records import Report
+from rbft.results import Report
 
 SCHEMA_PATH = Path(__file__).with_name("report.schema.json")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rbft.records import ArmReport, Comparison, Interval, Report
+from rbft.results import ArmReport, Comparison, Interval, Report
 
 MANY_LABELS = 3
 """Above this many labels, F1 per label gets a table of its own wherever width is short."""

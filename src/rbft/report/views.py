@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from rbft.evaluation.curve import curve_words
-from rbft.records import Comparison, LeftOut, Report
+from rbft.records import LeftOut
 from rbft.report.figures import (
     CurveRange,
     LossRange,
@@ -27,6 +27,7 @@ from rbft.report.figures import (
 )
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReportMaterial
 from rbft.report.tables import Row
+from rbft.results import Comparison, Report
 
 MAX_EXAMPLES = 12
 MAX_BARS = 4
