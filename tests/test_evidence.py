@@ -78,7 +78,7 @@ def test_tables_of_one_yard_share_a_run_directory_and_bases_do_not(tmp_path: Pat
 def test_other_numbers_of_clips_are_another_manifest_of_the_same_yard(tmp_path: Path) -> None:
     task = table_of("unlabelled").task((), 12, None)
     assert task.yard.path(tmp_path) == tmp_path / "yards" / "medium-three" / "clips-unlabelled-12-200.csv"
-    assert (task.yard.num_train, task.yard.num_test, task.yard.num_unlabelled) == (12, 200, 600)
+    assert (task.yard.num_train, task.yard.num_test, task.yard.num_unlabelled) == (12, 200, 1000)
     assert table_of("table1").task().yard == table_of("table1").yard
 
 
