@@ -101,9 +101,12 @@ def _base(experiment: Experiment) -> str:
 
 
 def _asked(task: Task, experiment: Experiment) -> tuple[str, str]:
-    """Fingerprints of everything that decides a report, and of the same without arms and seeds."""
+    """Fingerprints of everything that decides a report, and of the same without arms and seeds.
+
+    Defaults are left out, so that a setting which is new and not asked for leaves finished experiments finished.
+    """
     yard = asdict(task.yard) | {"seed": YARD_SEED}
-    asked = experiment.model_dump(mode="json", exclude={"clips", "output"})
+    asked = experiment.model_dump(mode="json", exclude={"clips", "output"}, exclude_defaults=True)
     asked["evaluation"]["retention"] = GENERAL_CLIPS
     whole = fingerprint(__version__, yard, asked, _base(experiment), task.grounding)
     rest = {name: value for name, value in asked.items() if name not in ("arms", "seeds")}

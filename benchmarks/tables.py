@@ -109,7 +109,8 @@ _FORMATS = ("rb-ft-p+c+r", "rb-ft-p+r+c")
 OWN_SHARES = tuple(f"own-{share}" for share in (80, 60, 40, 20, 0))
 BEYOND = tuple(
     f"rb-ft-{name}"
-    for name in ("voted", "confident", "right", "audited", "distilled", "hinted", "twice", "joint", "describe")
+    for name in ("voted", "confident", "right", "audited", "distilled", "hinted", "twice", "labels-first", "joint",
+                 "describe")
 )  # fmt: skip
 
 TABLES = (
@@ -189,13 +190,14 @@ TABLES = (
         "unlabelled",
         "Beyond the paper: clips without labels",
         "`rb-ft` learns the rationales of labelled and unlabelled clips, `rb-ft-confident` the surer half of them, "
-        "`rb-ft-labelled` those of the labelled ones. `true-rationales` is `rb-ft` with the renderer's truth in place "
+        "`rb-ft-labels-first` those that a model wrote which had learnt the labels, `rb-ft-labelled` those of the "
+        "labelled clips. `true-rationales` is `rb-ft` with the renderer's truth in place "
         "of the model's own texts: how far better rationales could go.",
         EXAMPLES / "unlabelled.yaml",
         Yard(YardDials(), num_train=100, num_unlabelled=1000, manifest="clips-unlabelled.csv"),
         (
             (CONTROL, "rb-ft"),
-            *_own_controls(("rb-ft-confident", "rb-ft-labelled")),
+            *_own_controls(("rb-ft-confident", "rb-ft-labels-first", "rb-ft-labelled")),
             (CONTROL, "true-rationales"),
             ("rb-ft-labelled", "rb-ft"),
             ("rb-ft", "true-rationales"),

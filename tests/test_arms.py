@@ -53,6 +53,7 @@ def test_these_differ_from_rb_ft_in_one_field_of_the_rationale_stage(name: str, 
 def test_these_differ_from_rb_ft_by_one_stage() -> None:
     assert PRESET_ARMS["rb-ft-describe"] == (RATIONALE, Stage(kind="label", describe_first=True))
     assert PRESET_ARMS["rb-ft-twice"] == (RATIONALE, Stage(kind="rationale", engine="parent"), LABEL)
+    assert PRESET_ARMS["rb-ft-labels-first"] == (LABEL, *PRESET_ARMS["rb-ft-twice"][1:])
     assert PRESET_ARMS["rb-ft-joint"] == (Stage(kind="joint", match_steps_of="rb-ft"),)
 
 

@@ -168,6 +168,7 @@ PRESET_ARMS: dict[str, tuple[Stage, ...]] = {
     "rb-ft-distilled": _rb_ft(query="plain"),
     "rb-ft-hinted": _rb_ft(hint=Hint()),
     "rb-ft-twice": (Stage(kind="rationale"), Stage(kind="rationale", engine="parent"), _LABEL),
+    "rb-ft-labels-first": (_LABEL, Stage(kind="rationale", engine="parent"), _LABEL),
     "rb-ft-joint": (Stage(kind="joint", match_steps_of="rb-ft"),),
     "rb-ft-describe": (Stage(kind="rationale"), Stage(kind="label", describe_first=True)),
 }

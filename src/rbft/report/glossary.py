@@ -30,6 +30,7 @@ ARM_MEANINGS = {
         "said without it are learnt."
     ),
     "rb-ft-twice": "As rb-ft, with a second round of rationales before the labels, written by the adapted model.",
+    "rb-ft-labels-first": "As rb-ft, but the model learns the labels before it writes its rationales, and again after.",
     "rb-ft-joint": "Rationales and labels are learnt together in one stage, in as many optimizer steps as rb-ft takes.",
     "rb-ft-describe": "As rb-ft, but the model describes a clip first, and the label is asked for after that.",
 }
