@@ -10,7 +10,6 @@ command continues; after the end it runs nothing. Each fold is an ordinary run w
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from benchmarks.running import Prefixed, adopt, use_one_thread
 
 from rbft import __version__
 from rbft.errors import UserError
+from rbft.evaluation.compare import read_answers
 from rbft.evaluation.verdict import arm_report, compare
 from rbft.experiment import Experiment, load_experiment
 from rbft.files import sha256_of, write_record
@@ -52,7 +52,7 @@ def experiments(file: Path, folds: int, overrides: Sequence[str], root: Path) ->
 
 def asked(experiment: Experiment, folds: int) -> str:
     """The fingerprint of everything that decides the numbers, the list of clips and the base among it."""
-    rest = experiment.model_dump(mode="json", exclude={"clips", "output", "name", "split"})
+    rest = experiment.model_dump(mode="json", exclude={"clips", "output", "name", "split"}, exclude_defaults=True)
     base = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     clips = Path(experiment.clips).expanduser()
     listed = sha256_of(clips) if clips.is_file() else sorted(path.name for path in clips.rglob("*"))
@@ -90,14 +90,14 @@ def predictions_of(run: Path, report: Report) -> dict[str, Runs]:
     for arm, row in report.arms.items():
         found[arm] = {}
         for seed in row.seeds:
-            with (run / "predictions" / f"{arm}-seed{seed}.csv").open(encoding="utf-8", newline="") as file:
-                found[arm][seed] = [
-                    Prediction(
-                        clip_id=line["clip_id"], checkpoint=f"{run.name}:{arm}", truth=line["label"],
-                        label=line["predicted"] or None, log_probabilities={}, probabilities={},
-                    )
-                    for line in csv.DictReader(file)
-                ]  # fmt: skip
+            answers = read_answers(run / "predictions" / f"{arm}-seed{seed}.csv")
+            found[arm][seed] = [
+                Prediction(
+                    clip_id=clip_id, checkpoint=f"{run.name}:{arm}", truth=truth, label=label or None,
+                    log_probabilities={}, probabilities={},
+                )
+                for clip_id, (truth, label) in answers.items()
+            ]  # fmt: skip
     return found
 
 

@@ -111,6 +111,18 @@ def read_pair(a: Path, b: Path, *, labels: Sequence[str] | None = None) -> FileP
     return FilePair(answers[0], answers[1], tuple(notes))
 
 
+def read_answers(path: Path) -> dict[str, tuple[str, str]]:
+    """True label and answer by clip id, as `write_predictions_csv` wrote them; an unreadable answer is empty.
+
+    Raises UserError with every fault.
+    """
+    faults: list[str] = []
+    rows = _read(path, faults)
+    if faults or rows is None:
+        raise UserError(faults)
+    return rows
+
+
 def _read(path: Path, faults: list[str]) -> dict[str, tuple[str, str]] | None:
     """True label and answer by clip id; appends faults, and gives None where there are no rows to go on with."""
     try:
