@@ -16,7 +16,7 @@ from benchmarks.tables import CELLS, CONTROL, TABLES, Table, Yard
 from rbft.evaluation.retention import MEAN
 from rbft.files import read_yaml, write_text
 from rbft.models.sources import EMBEDDED, resolve
-from rbft.report.tables import main_rows, percent, report_words
+from rbft.report.tables import Value, main_rows, percent, report_words
 from rbft.results import Comparison, Grounding, Report, Retention
 
 PICTURE = "attention.png"
@@ -95,6 +95,8 @@ def render(
     `pictures` are the names of those that are there to be shown.
     """
     parts = [_HEAD]
+    if short := in_short([(table, saved[table.key]) for table in tables if table.key in saved]):
+        parts.append(short)
     parts += [section(table, saved[table.key], pictures) for table in tables if table.key in saved]
     if cells:
         parts.append(map_section(cells, pictures))
@@ -107,6 +109,33 @@ def render(
     if waiting:
         parts.append("\n".join(["## Not measured yet", "", *waiting]) + "\n")
     return "\n".join(parts)
+
+
+def in_short(shown: Sequence[tuple[Table, Saved]]) -> str:
+    """Of every table `rb-ft` and the arm that gained most, each minus the control with as many steps, in macro-F1."""
+    lines = []
+    for table, saved in shown:
+        assert saved.report is not None
+        gains = _gains(saved.report, table.pairs)
+        best = max((one for one in gains if one.b != "rb-ft"), key=lambda one: one.difference, default=None)
+        noted = [(one, "") for one in gains if one.b == "rb-ft"]
+        noted += [] if best is None else [(best, ", the best of the others")]
+        for one, note in noted:
+            gained = cell(Value(one.difference, one.low, one.high), signed=True)
+            lines.append(row([table.title.split(":")[0], f"`{one.b}`{note}", gained, one.verdict]))
+    if not lines:
+        return ""
+    columns = ["table", "arm", "points of macro-F1 above its control", "verdict"]
+    return "\n".join(["## In short", "", row(columns), row(["---", "---", "---:", "---"]), *lines]) + "\n"
+
+
+def _gains(report: Report, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+    """Every arm that learns rationales minus its control in macro-F1."""
+    return [
+        comparison(report, CONTROL if same_as_control(report, a) else a, b, "macro_f1")
+        for a, b in pairs
+        if (a == CONTROL or a.startswith("matched-")) and b not in ("zero-shot", "direct", "direct-balanced")
+    ]
 
 
 def _option(table: Table) -> str:

@@ -236,6 +236,21 @@ Forgetting: descriptions of 100 general clips against true ones, ROUGE-1 F1.
 """)
 
 
+def test_the_document_begins_with_rb_ft_and_the_best_of_the_others() -> None:
+    table = tables.Table("t", "Table 9: a title", "A question.", FILES[0], table_of("table1").yard, PAIRS)
+    assert (
+        page.in_short([(table, saved(report(ARMS, COMPARISONS)))])
+        == f"""## In short
+
+| table | arm | points of macro-F1 above its control | verdict |
+| --- | --- | ---: | --- |
+| Table 9 | `rb-ft` | +5.0 (0.0 to +10.0) | {CANNOT} |
+| Table 9 | `rb-ft-twice`, the best of the others | +8.0 (+3.0 to +13.0) | helped |
+"""
+    )
+    assert page.in_short([(table_of("table5"), saved(report(ARMS, COMPARISONS)))]) == ""
+
+
 def test_a_comparison_that_is_not_there_is_an_error() -> None:
     with pytest.raises(KeyError, match="no comparison of rb-ft and direct in accuracy"):
         markdown.comparison(report(ARMS, COMPARISONS), "rb-ft", "direct", "accuracy")
@@ -305,6 +320,7 @@ def test_only_the_present_base_is_shown_and_any_other_as_the_second(tmp_path: Pa
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert headings == [
+        "## In short",
         "## Table 1 again, from a second base",
         "## Table 3: where the label stands in a rationale",
         "## Not measured yet",

@@ -46,6 +46,17 @@ def test_arms_against_the_base() -> None:
     assert change.low < change.mean < change.high
 
 
+def test_an_interval_of_a_share_stays_within_0_and_1() -> None:
+    human = {f"c{n}": "Subjects: a dog. Scenes: garden, day." for n in range(20)}
+    worse = human | {"c3": "Subjects: a dog. Scenes: garden, night."}
+    found = retention_report(
+        human, {"rb-ft": {0: human, 1: human, 2: worse}}, human, dimensions=DIMENSIONS, resamples=200
+    )
+    scores = [*found.base.values(), *found.arms["rb-ft"].f1.values()]
+    assert all(0 <= one.low <= one.mean <= one.high <= 1 for one in scores)
+    assert found.arms["rb-ft"].f1["scenes"].low < found.arms["rb-ft"].f1["scenes"].mean < 1
+
+
 def test_a_dimension_is_measured_where_the_human_text_has_it() -> None:
     human = {"a": HUMAN, "b": "Subjects: a dog."}
     made = retention_report(human, {}, human, dimensions=TEMPLATE, resamples=100)

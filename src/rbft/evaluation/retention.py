@@ -76,7 +76,7 @@ def _counted(runs: Sequence[Mapping[str, Mapping[str, float]]], clips: Sequence[
 
 
 def _estimate(found: Spread) -> Estimate:
-    return Estimate(mean=found.mean, low=found.low, high=found.high, per_seed=found.per_seed)
+    return Estimate(mean=found.mean, low=max(found.low, 0.0), high=min(found.high, 1.0), per_seed=found.per_seed)
 
 
 def _interval(found: Spread) -> Interval:
