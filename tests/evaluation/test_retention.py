@@ -50,7 +50,7 @@ def test_an_interval_of_a_share_stays_within_0_and_1() -> None:
     human = {f"c{n}": "Subjects: a dog. Scenes: garden, day." for n in range(20)}
     worse = human | {"c3": "Subjects: a dog. Scenes: garden, night."}
     found = retention_report(
-        human, {"rb-ft": {0: human, 1: human, 2: worse}}, human, dimensions=DIMENSIONS, resamples=200
+        human, {"rb-ft": {0: human, 1: human, 2: worse}}, human, dimensions=TEMPLATE, resamples=200
     )
     scores = [*found.base.values(), *found.arms["rb-ft"].f1.values()]
     assert all(0 <= one.low <= one.mean <= one.high <= 1 for one in scores)
