@@ -58,7 +58,7 @@ def folded_section(found: Folded) -> str:
         f"* {clips} clips ({', '.join(f'{n} {label}' for label, n in found.labels.items())}), each tested once, by "
         f"models trained on the other folds ({min(found.train)} to {max(found.train)} clips); groups stay whole.",
         f"* Base `{found.model}` (fingerprint {found.base}); seeds {', '.join(map(str, seeds))}.",
-        f"* Took {minutes(found.seconds)}, on {found.device}.",
+        f"* Training these arms and asking them took {minutes(found.seconds)} of one {found.device} process.",
         "",
         *head(["arm", "accuracy", "macro-F1", *(f"F1 {label}" for label in found.labels), "steps"]),
     ]

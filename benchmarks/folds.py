@@ -10,7 +10,6 @@ command continues; after the end it runs nothing. Each fold is an ordinary run w
 from __future__ import annotations
 
 import argparse
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
@@ -19,7 +18,7 @@ from pathlib import Path
 from benchmarks.evidence import DOCUMENT, ROOT, guarded
 from benchmarks.folded import Folded, folded_path, read_folded
 from benchmarks.page import published, write_document
-from benchmarks.running import Prefixed, adopt, use_one_thread
+from benchmarks.running import Prefixed, adopt, spent_seconds, use_one_thread
 
 from rbft import __version__
 from rbft.errors import UserError
@@ -68,12 +67,12 @@ def run_folds(
     saved = read_folded(root, name)
     if saved is not None and saved.fingerprint == key:
         return saved
-    start, reports, answered = time.monotonic(), [], []
+    reports, answered = [], []
     for experiment in runs:
         reporter.say(f"{experiment.name}: {len(experiment.arms)} arms")
         reports.append((work or _run)(experiment, reporter))
         answered.append(predictions_of(root / experiment.name, reports[-1]))
-    made = pooled(name, reports, answered, key, round(time.monotonic() - start, 1))
+    made = pooled(name, reports, answered, key)
     write_record(folded_path(root, name), made)
     return made
 
@@ -101,9 +100,7 @@ def predictions_of(run: Path, report: Report) -> dict[str, Runs]:
     return found
 
 
-def pooled(
-    name: str, reports: Sequence[Report], answered: Sequence[Mapping[str, Runs]], key: str, seconds: float
-) -> Folded:
+def pooled(name: str, reports: Sequence[Report], answered: Sequence[Mapping[str, Runs]], key: str) -> Folded:
     """Rows and differences over the test clips of all folds together: in each seed every clip is answered once."""
     runs: dict[str, Runs] = {arm: defaultdict(list) for arm in reports[0].arms}
     for fold in answered:
@@ -128,7 +125,7 @@ def pooled(
     return Folded(
         fingerprint=key,
         name=name,
-        seconds=seconds,
+        seconds=sum(map(spent_seconds, reports)),
         folds=len(reports),
         labels={label: counts[label] for label in labels},
         train=tuple(report.dataset.train for report in reports),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from benchmarks.markdown import cell, comparison, head, interval_cell, minutes, row
-from benchmarks.running import Saved
+from benchmarks.running import Saved, spent_seconds
 from benchmarks.tables import CELLS, CONTROL, Cell
 
 from rbft.report.tables import Value, p_value, points
@@ -22,7 +22,7 @@ is in points of macro-F1, from the report of that setting, with its 95 % interva
 
 def arms_of(cells: Mapping[str, Saved]) -> list[str]:
     """The arms that have a map: `rb-ft`, and what was run beside it with a control of its own."""
-    names = [name for saved in cells.values() if saved.report is not None for name in saved.report.arms]
+    names = [name for saved in cells.values() for name in saved.report.arms]
     return list(dict.fromkeys(["rb-ft", *(arm for arm in names if f"matched-{arm}" in names)]))
 
 
@@ -49,18 +49,26 @@ def image(arm: str) -> str:
 
 def map_section(cells: Mapping[str, Saved], pictures: Collection[str] = ()) -> str:
     """For each arm that was mapped: in how many settings it pays, the picture where it is there, and the numbers."""
-    reports = [report for saved in cells.values() if (report := saved.report) is not None]
-    seconds = sum(saved.seconds for saved in cells.values())
+    reports = [saved.report for saved in cells.values()]
+    seconds = sum(_by_directory(reports).values())
     tests = " or ".join(map(str, sorted({report.dataset.test for report in reports})))
     seeds = " or ".join(sorted({", ".join(map(str, report.experiment["seeds"])) for report in reports}))
     lines = [_TEXT, "", f"* {tests} test clips; seeds {seeds}; {len(cells)} of {len(CELLS)} settings."]
-    lines += [f"* Took {minutes(seconds)} of one process."]
+    lines += [f"* Training the arms and asking them took {minutes(seconds)} of one process."]
     for arm in arms_of(cells):
         lines += ["", f"### {arm}", "", summary(arm, list(gains(cells, arm).values()))]
         if image(arm) in pictures:
             lines += ["", f"![What {arm} gains over its control in every setting](images/{image(arm)})"]
         lines += ["", *_rows(cells, arm)]
     return "\n".join(lines) + "\n"
+
+
+def _by_directory(reports: Sequence[Report]) -> dict[str, float]:
+    """Seconds by run directory: settings of one severity and rule share it, and the last report counts all of them."""
+    spent: dict[str, float] = {}
+    for report in reports:
+        spent[report.name] = max(spent.get(report.name, 0.0), spent_seconds(report))
+    return spent
 
 
 def summary(arm: str, found: list[Comparison]) -> str:
@@ -81,7 +89,6 @@ def _rows(cells: Mapping[str, Saved], arm: str) -> list[str]:
     )
     for setting, found in gains(cells, arm).items():
         report = cells[setting.name].report
-        assert report is not None
         scores = [report.arms[name].macro_f1 for name in ("zero-shot", "direct", found.a, arm)]
         name = f"{setting.severity}, `{setting.rule}`, {setting.clips}"
         gained = cell(Value(found.difference, found.low, found.high), signed=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.folded import Folded, all_folded, folded_path, folded_section
 from benchmarks.grid import map_section
 from benchmarks.markdown import RULE, cell, comparison, difference_rows, head, interval_cell, minutes, row
-from benchmarks.running import Saved, read_saved, saved_path
+from benchmarks.running import Saved, read_saved, saved_path, spent_seconds
 from benchmarks.tables import CELLS, CONTROL, TABLES, Table, Yard
 
 from rbft.evaluation.retention import MEAN
@@ -27,7 +27,7 @@ What the embedded model measures on its night yard, table by table of the paper,
 and `make map` from the reports of their runs: every number here is one of theirs. Percent, with 95 % intervals over
 clips and seeds together; differences in points. What the words of a verdict mean: [statistics.md](statistics.md). What
 the model and the yard are: [tiny.md](tiny.md). Published rows are of other clips and other models: they are context,
-not targets. The time of a table leaves out what an earlier one had trained already.
+not targets. Arms that stand in several tables are trained once; the time of a table counts all of its own.
 """
 
 
@@ -70,12 +70,11 @@ def current_cells(root: Path) -> dict[str, Saved]:
 
 
 def _belongs(key: str, saved: Saved, base: str) -> bool:
-    """Whether a report is finished, and of the embedded model as it is now (the second base's: of another)."""
-    return saved.report is not None and (saved.report.fingerprints["base"] == base) != (key == "table1-base2")
+    """Whether a report is of the embedded model as it is now (the second base's: of another)."""
+    return (saved.report.fingerprints["base"] == base) != (key == "table1-base2")
 
 
 def _copy_picture(root: Path, saved: Saved, picture: Path) -> None:
-    assert saved.report is not None
     made = root / saved.report.name / "grounding" / "example-1.png"
     if made.is_file() and not (picture.is_file() and picture.read_bytes() == made.read_bytes()):
         picture.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +114,6 @@ def in_short(shown: Sequence[tuple[Table, Saved]]) -> str:
     """Of every table `rb-ft` and the arm that gained most, each minus the control with as many steps, in macro-F1."""
     lines = []
     for table, saved in shown:
-        assert saved.report is not None
         gains = _gains(saved.report, table.pairs)
         best = max((one for one in gains if one.b != "rb-ft"), key=lambda one: one.difference, default=None)
         noted = [(one, "") for one in gains if one.b == "rb-ft"]
@@ -148,8 +146,7 @@ def _option(table: Table) -> str:
 def section(table: Table, saved: Saved, pictures: Collection[str] = ()) -> str:
     """Question, settings, rows, differences and published rows of one table, as Markdown."""
     report = saved.report
-    assert report is not None
-    lines = [f"## {table.title}", "", table.question, "", *settings(table.yard, report, saved.seconds), ""]
+    lines = [f"## {table.title}", "", table.question, "", *settings(table.yard, report), ""]
     if table.grounding:
         assert saved.grounding is not None
         lines += grounding_lines(saved.grounding, picture=PICTURE in pictures)
@@ -163,7 +160,7 @@ def section(table: Table, saved: Saved, pictures: Collection[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings(yard: Yard, report: Report, seconds: float) -> list[str]:
+def settings(yard: Yard, report: Report) -> list[str]:
     """What the numbers are of, and how long they took, one item each."""
     data, asked = report.dataset, report.experiment
     per_label = [", ".join(f"{n} {label}" for label, n in of.items()) for of in (data.train_labels, data.labels)]
@@ -183,7 +180,8 @@ def settings(yard: Yard, report: Report, seconds: float) -> list[str]:
             f"* Rationales of the base: {written.written} written, {written.kept} kept"
             + (f" (dropped: {dropped})." if dropped else ".")
         )
-    return [*lines, f"* Took {minutes(seconds)}, on {report.environment['device']}."]
+    took = minutes(spent_seconds(report))
+    return [*lines, f"* Training these arms and asking them took {took} of one {report.environment['device']} process."]
 
 
 def _base_name(model: str) -> str:

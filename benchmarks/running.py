@@ -7,14 +7,13 @@ ROOT/yards/NAME             clips and manifests
 ROOT/general                general clips with descriptions: what an arm forgets
 ROOT/cache                  frames
 ROOT/NAME-BASE              run directories: the dials, and the first digits of the base's fingerprint
-ROOT/reports/KEY.json       what came out, and how long it took
+ROOT/reports/KEY.json       what came out
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -38,15 +37,10 @@ GENERAL_CLIPS = 100
 
 
 class Saved(Record):
-    """What an experiment left: its report, None while it is not finished, and the seconds spent on it so far.
-
-    `work` is the fingerprint of what is asked but for arms and seeds, which may grow while finished stages stay.
-    """
+    """What a finished experiment left; `fingerprint` is that of what was asked."""
 
     fingerprint: str
-    work: str
-    seconds: float
-    report: Report | None = None
+    report: Report
     grounding: Grounding | None = None
 
 
@@ -100,17 +94,15 @@ def _base(experiment: Experiment) -> str:
     return source.fingerprint()
 
 
-def _asked(task: Task, experiment: Experiment) -> tuple[str, str]:
-    """Fingerprints of everything that decides a report, and of the same without arms and seeds.
+def _asked(task: Task, experiment: Experiment) -> str:
+    """Fingerprint of everything that decides a report.
 
     Defaults are left out, so that a setting which is new and not asked for leaves finished experiments finished.
     """
     yard = asdict(task.yard) | {"seed": YARD_SEED}
     asked = experiment.model_dump(mode="json", exclude={"clips", "output"}, exclude_defaults=True)
     asked["evaluation"]["retention"] = GENERAL_CLIPS
-    whole = fingerprint(__version__, yard, asked, _base(experiment), task.grounding)
-    rest = {name: value for name, value in asked.items() if name not in ("arms", "seeds")}
-    return whole, fingerprint(yard, rest, _base(experiment))
+    return fingerprint(__version__, yard, asked, _base(experiment), task.grounding)
 
 
 def saved_path(root: Path, key: str) -> Path:
@@ -119,7 +111,7 @@ def saved_path(root: Path, key: str) -> Path:
 
 
 def read_saved(root: Path, key: str) -> Saved | None:
-    """What an experiment left, finished or not; None where it never ran. Raises StoreError for another version."""
+    """What an experiment left; None where it never ended. Raises StoreError for another version."""
     path = saved_path(root, key)
     try:
         return read_record(path, Saved) if path.is_file() else None
@@ -137,30 +129,31 @@ def adopt(published: Path, root: Path) -> None:
 def finished(task: Task, root: Path) -> Saved | None:
     """What is kept of exactly this experiment, or None where there is something to do."""
     saved = read_saved(root, task.key)
-    if saved is None or saved.report is None:
-        return None
-    return saved if saved.fingerprint == _asked(task, experiment_of(task, root))[0] else None
+    return saved if saved is not None and saved.fingerprint == _asked(task, experiment_of(task, root)) else None
+
+
+def spent_seconds(report: Report) -> float:
+    """What training a report's arms and asking them took, in this run directory, for whichever table it was done."""
+    return sum(
+        seconds
+        for step, seconds in report.timing.items()
+        for arm in report.arms
+        if step == f"predict {arm}" or step.startswith(f"train {arm}: ")
+    )
 
 
 # -- running -------------------------------------------------------------------------------------------------------
 
 
-def run_task(task: Task, root: Path, *, work: Work | None = None, clock: Callable[[], float] = time.monotonic) -> Saved:
-    """Run an experiment, or read what it left. The seconds of an interrupted try are kept and added to."""
+def run_task(task: Task, root: Path, *, work: Work | None = None) -> Saved:
+    """Run an experiment and keep what it left, or read that."""
     saved = finished(task, root)
     if saved is not None:
         return saved
     experiment = experiment_of(task, root)
-    asked, rest = _asked(task, experiment)
-    before = read_saved(root, task.key)
-    seconds = before.seconds if before is not None and before.work == rest else 0.0
-    report, grounding, start = None, None, clock()
-    try:
-        report, grounding = (work or run_and_explain)(task, experiment, Prefixed(task.key))
-    finally:
-        seconds = round(seconds + clock() - start, 1)
-        saved = Saved(fingerprint=asked, work=rest, seconds=seconds, report=report, grounding=grounding)
-        write_record(saved_path(root, task.key), saved)
+    report, grounding = (work or run_and_explain)(task, experiment, Prefixed(task.key))
+    saved = Saved(fingerprint=_asked(task, experiment), report=report, grounding=grounding)
+    write_record(saved_path(root, task.key), saved)
     return saved
 
 
@@ -204,5 +197,5 @@ def _run_group(tasks: Sequence[Task], root: Path) -> None:
     for task in tasks:
         arms = len(experiment_of(task, root).arms)
         Prefixed(task.key).say(f"{arms} arms")
-        saved = run_task(task, root)
-        Prefixed(task.key).say(f"finished after {saved.seconds / 60:.1f} minutes")
+        run_task(task, root)
+        Prefixed(task.key).say("finished")

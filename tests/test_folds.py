@@ -67,6 +67,7 @@ def test_folds_are_pooled_and_finished_ones_are_not_run_again(tmp_path: Path) ->
     assert found.arms["rb-ft"].accuracy.per_seed == (0.5, 0.5)
     assert (found.labels, found.train, found.baselines) == ({"a": 2, "b": 2}, (2, 2), {"duration": 0.75})
     assert found.arms["direct"].num_steps == 20
+    assert found.seconds == 2 * 754
     difference = next(c for c in found.comparisons if c.metric == "accuracy")
     assert (difference.a, difference.b, difference.difference) == ("direct", "rb-ft", -0.375)
     assert folds.run_folds(file, 2, [], root, folds.Prefixed("folds"), work) == found
