@@ -5,9 +5,9 @@
     python -m benchmarks.evidence --base2 FOLDER                  Table 1 from a second base too
 
 Interrupted, the same command continues; after the end it runs nothing and writes the same document. The reports behind
-the document are published beside it, in docs/evidence, and what they hold counts as finished; to measure it again,
-name other places: --root runs/again --out runs/again/evidence.md. Tables of one yard share a run directory, so what
-they have in common is trained once.
+the document stand beside it, in docs/evidence, and what they hold is not measured again; to do so, name other places:
+--root runs/again --out runs/again/evidence.md. Tables of one yard share a run directory, so what they have in common is
+trained once.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.page import published, write_document
-from benchmarks.running import Prefixed, adopt, run_all, use_one_thread
+from benchmarks.page import write_document
+from benchmarks.running import Prefixed, reports_of, run_all, use_one_thread
 from benchmarks.tables import TABLES, Table
 
 from rbft.errors import RbftError, UserError
@@ -71,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=int, help="labelled training clips (default: 200)")
     args = parser.parse_args(argv)
     use_one_thread()
+    reports = reports_of(args.out)
     reporter, start = Prefixed("evidence"), time.monotonic()
     tasks = []
     for table in tables_for(args):
         model = [f"model={args.base2}"] if table.key == SECOND_BASE else []
         tasks.append(table.task(with_seeds([*model, *args.overrides], args.seeds), args.train, args.test))
-    adopt(published(args.out), args.root)
-    run_all(tasks, args.root, jobs=args.jobs, reporter=reporter)
+    run_all(tasks, args.root, reports, jobs=args.jobs, reporter=reporter)
     write_document(args.root, args.out)
     reporter.say(f"{args.out}: {len(tasks)} tables, {(time.monotonic() - start) / 60:.1f} minutes now")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 from benchmarks.markdown import RULE, cell, comparison, difference_rows, head, interval_cell, minutes, row
@@ -18,7 +19,6 @@ _PREFIX = "folds-"
 class Folded(Record):
     """Every arm on the test clips of all folds together. `baselines` are accuracies, `train` clips by fold."""
 
-    fingerprint: str
     name: str
     seconds: float
     folds: int
@@ -32,20 +32,14 @@ class Folded(Record):
     device: str
 
 
-def folded_path(root: Path, name: str) -> Path:
+def folded_path(reports: Path, name: str) -> Path:
     """Where the pooled numbers of an experiment are kept."""
-    return root / "reports" / f"{_PREFIX}{name}.json"
+    return reports / f"{_PREFIX}{name}.json"
 
 
-def read_folded(root: Path, name: str) -> Folded | None:
-    """The pooled numbers of an experiment, None where there are none."""
-    path = folded_path(root, name)
-    return read_record(path, Folded) if path.is_file() else None
-
-
-def all_folded(root: Path) -> list[Folded]:
-    """Everything that was cross-validated, by name."""
-    return [read_record(path, Folded) for path in sorted((root / "reports").glob(f"{_PREFIX}*.json"))]
+def all_folded(reports: Path) -> list[Folded]:
+    """Everything that was cross-validated, by name. Raises StoreError for a file of another version."""
+    return [read_record(path, Folded) for path in sorted(reports.glob(f"{_PREFIX}*.json"))]
 
 
 def folded_section(found: Folded) -> str:
@@ -69,11 +63,9 @@ def folded_section(found: Folded) -> str:
     constant = max(found.labels, key=lambda label: found.labels[label])
     lines.append(row([f"_always {constant}_", _percent(found.labels[constant] / clips), *rest]))
     lines += [row([f"_{name} alone_", _percent(accuracy), *rest]) for name, accuracy in found.baselines.items()]
-    if CONTROL in found.arms:
-        others = [name for name in found.arms if name != CONTROL]
-        pairs = [comparison(found, CONTROL, name, metric)
-                 for name in others for metric in ("accuracy", "macro_f1")]  # fmt: skip
-        lines += ["", *difference_rows(pairs)]
+    pairs = [pair for pair in combinations(found.arms, 2) if CONTROL in pair or CONTROL not in found.arms]
+    ordered = [(a, b) if b != CONTROL else (b, a) for a, b in pairs]
+    lines += ["", *difference_rows([comparison(found, a, b, m) for a, b in ordered for m in ("accuracy", "macro_f1")])]
     return "\n".join(lines) + "\n"
 
 

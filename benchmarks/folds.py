@@ -1,34 +1,35 @@
-"""`python -m benchmarks.folds`: cross-validation on real clips, written into docs/evidence.md.
+"""`python -m benchmarks.folds`: cross-validation on real clips.
 
-    python -m benchmarks.folds                                          examples/fight.yaml, five folds
-    python -m benchmarks.folds --file home.yaml --folds 10 seeds=[0]    any experiment whose clips have no split
+    python -m benchmarks.folds                                          examples/fight.yaml, into docs/evidence.md
+    python -m benchmarks.folds --file home.yaml --folds 10 seeds=[0]    your clips, which have no split of their own
 
-Every clip is tested once, by models that were trained on the other folds; groups stay whole. Interrupted, the same
-command continues; after the end it runs nothing. Each fold is an ordinary run with a report of its own.
+Every clip is tested once, by models that were trained on the other folds; groups stay whole. Each fold is an ordinary
+run with a report of its own, below `--root`; interrupted, the same command continues, and what is trained is not
+trained again. Rows and differences over all clips are printed, and written to ROOT/NAME-10-folds.md or, for the default
+file, into docs/evidence.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
 from benchmarks.evidence import DOCUMENT, ROOT, guarded
-from benchmarks.folded import Folded, folded_path, read_folded
-from benchmarks.page import published, write_document
-from benchmarks.running import Prefixed, adopt, spent_seconds, use_one_thread
+from benchmarks.folded import Folded, folded_path, folded_section
+from benchmarks.page import write_document
+from benchmarks.running import Prefixed, reports_of, spent_seconds, use_one_thread
 
-from rbft import __version__
 from rbft.errors import UserError
 from rbft.evaluation.compare import read_answers
 from rbft.evaluation.verdict import arm_report, compare
 from rbft.experiment import Experiment, load_experiment
-from rbft.files import sha256_of, write_record
-from rbft.models.sources import resolve
+from rbft.files import write_record, write_text
 from rbft.progress import Reporter
-from rbft.records import Prediction, fingerprint
+from rbft.records import Prediction
 from rbft.results import ArmReport, Comparison, Report
 
 FILE = Path(__file__).parents[1] / "examples" / "fight.yaml"
@@ -42,39 +43,23 @@ def experiments(file: Path, folds: int, overrides: Sequence[str], root: Path) ->
     return [
         load_experiment(
             file,
-            [*overrides, f"split.folds={folds}", f"split.fold={fold}", f'output="{root.as_posix()}"',
+            [*overrides, f"split.folds={folds}", f"split.fold={fold}", f"output={json.dumps(root.as_posix())}",
              f"name={whole.name}-{fold}-of-{folds}"],
         )
         for fold in range(1, folds + 1)
     ]  # fmt: skip
 
 
-def asked(experiment: Experiment, folds: int) -> str:
-    """The fingerprint of everything that decides the numbers, the list of clips and the base among it."""
-    rest = experiment.model_dump(mode="json", exclude={"clips", "output", "name", "split"}, exclude_defaults=True)
-    base = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
-    clips = Path(experiment.clips).expanduser()
-    listed = sha256_of(clips) if clips.is_file() else sorted(path.name for path in clips.rglob("*"))
-    return fingerprint(__version__, rest, experiment.split.seed, folds, listed, base.fingerprint())
-
-
 def run_folds(
     file: Path, folds: int, overrides: Sequence[str], root: Path, reporter: Reporter, work: Work | None = None
 ) -> Folded:
-    """Run every fold, and pool their test clips; what is finished is read."""
-    runs = experiments(file, folds, overrides, root)
-    name, key = load_experiment(file, overrides).name, asked(runs[0], folds)
-    saved = read_folded(root, name)
-    if saved is not None and saved.fingerprint == key:
-        return saved
+    """Run every fold, or read what it left, and pool their test clips."""
     reports, answered = [], []
-    for experiment in runs:
+    for experiment in experiments(file, folds, overrides, root):
         reporter.say(f"{experiment.name}: {len(experiment.arms)} arms")
         reports.append((work or _run)(experiment, reporter))
         answered.append(predictions_of(root / experiment.name, reports[-1]))
-    made = pooled(name, reports, answered, key)
-    write_record(folded_path(root, name), made)
-    return made
+    return pooled(load_experiment(file, overrides).name, reports, answered)
 
 
 def _run(experiment: Experiment, reporter: Reporter) -> Report:
@@ -100,7 +85,7 @@ def predictions_of(run: Path, report: Report) -> dict[str, Runs]:
     return found
 
 
-def pooled(name: str, reports: Sequence[Report], answered: Sequence[Mapping[str, Runs]], key: str) -> Folded:
+def pooled(name: str, reports: Sequence[Report], answered: Sequence[Mapping[str, Runs]]) -> Folded:
     """Rows and differences over the test clips of all folds together: in each seed every clip is answered once."""
     runs: dict[str, Runs] = {arm: defaultdict(list) for arm in reports[0].arms}
     for fold in answered:
@@ -123,7 +108,6 @@ def pooled(name: str, reports: Sequence[Report], answered: Sequence[Mapping[str,
     tests = [report.dataset.test for report in reports]
     counts = sum((Counter(report.dataset.labels) for report in reports), Counter())
     return Folded(
-        fingerprint=key,
         name=name,
         seconds=sum(map(spent_seconds, reports)),
         folds=len(reports),
@@ -147,17 +131,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for `rbft run`")
     parser.add_argument("--file", type=Path, default=FILE, help="the experiment (default: examples/fight.yaml)")
     parser.add_argument("--folds", type=int, default=5, help="default: 5")
-    parser.add_argument("--root", type=Path, default=ROOT, help=f"folder of the runs (default: {ROOT})")
-    parser.add_argument("--out", type=Path, default=DOCUMENT, help="the document to write (default: docs/evidence.md)")
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help=f"folder of the runs, in place of `output` (default: {ROOT})"
+    )
+    parser.add_argument("--out", type=Path, help="the document to write")
     args = parser.parse_args(argv)
     use_one_thread()
     if args.folds < 2:
         raise UserError(f"--folds {args.folds}: cross-validation takes 2 or more")
-    reporter = Prefixed("folds")
-    adopt(published(args.out), args.root)
-    made = run_folds(args.file, args.folds, args.overrides, args.root, reporter)
-    write_document(args.root, args.out)
-    reporter.say(f"{args.out}: {made.name}, {made.folds} folds")
+    ours = args.file.resolve() == FILE
+    made_of = load_experiment(args.file, args.overrides).name
+    document = args.out or (DOCUMENT if ours else args.root / f"{made_of}-{args.folds}-folds.md")
+    reports = reports_of(document)
+    made = run_folds(args.file, args.folds, args.overrides, args.root, Prefixed("folds"))
+    print(folded_section(made))
+    if ours:
+        write_record(folded_path(reports, made.name), made)
+        write_document(args.root, document)
+    else:
+        write_text(document, folded_section(made))
+    print(f"written to {document}")
 
 
 if __name__ == "__main__":

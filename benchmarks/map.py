@@ -5,7 +5,7 @@
     python -m benchmarks.map --arms rb-ft-joint               a map of this arm too, against a control of its own
 
 Interrupted, the same command continues; after the end it runs nothing and writes the same document and pictures. What
-is published in docs/evidence counts as finished, as for `make evidence`. The first setting that is run says how long
+stands in docs/evidence is not measured again, as for `make evidence`. The first setting that is run says how long
 the others will take.
 """
 
@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from benchmarks.evidence import arguments, chosen, guarded, with_seeds
 from benchmarks.grid import arms_of, gains, image
-from benchmarks.page import current_cells, published, write_document
-from benchmarks.running import Prefixed, adopt, experiment_of, finished, run_all, use_one_thread
+from benchmarks.page import current_cells, write_document
+from benchmarks.running import Prefixed, experiment_of, finished, reports_of, run_all, use_one_thread
 from benchmarks.tables import CELLS, MAP_CLIPS, MAP_RULES, MAP_SEVERITIES, Cell, Task
 from matplotlib import cm, colors
 from matplotlib.axes import Axes
@@ -51,19 +51,19 @@ def steps_of(experiment: Experiment, clips: int) -> int:
     return round(per_stage * stages * len(experiment.seeds))
 
 
-def run_map(tasks: Sequence[Task], root: Path, *, jobs: int, reporter: Reporter) -> None:
+def run_map(tasks: Sequence[Task], root: Path, reports: Path, *, jobs: int, reporter: Reporter) -> None:
     """Run one setting, say how long the others will take, run them. The first one has the middle number of clips."""
-    pending = [task for task in tasks if finished(task, root) is None]
+    pending = [task for task in tasks if finished(task, root, reports) is None]
     if not pending:
         return
     first = next((task for task in pending if task.yard.num_train == _MIDDLE), pending[0])
     start = time.monotonic()
-    run_all([first], root, jobs=1, reporter=reporter)
+    run_all([first], root, reports, jobs=1, reporter=reporter)
     seconds = time.monotonic() - start
     rest = [task for task in pending if task is not first]
     if rest:
         reporter.say(estimate(first, seconds, rest, root, jobs))
-        run_all(rest, root, jobs=jobs, reporter=reporter)
+        run_all(rest, root, reports, jobs=jobs, reporter=reporter)
 
 
 def estimate(first: Task, seconds: float, rest: Sequence[Task], root: Path, jobs: int) -> str:
@@ -122,9 +122,9 @@ def _write(axes: Axes, x: int, y: int, comparison: Comparison | None, drawn: cm.
     axes.text(x, y, text, ha="center", va="center", fontsize=9, color=colour, fontweight=weight)
 
 
-def write_pictures(root: Path, images: Path) -> None:
+def write_pictures(reports: Path, images: Path) -> None:
     """Draw the map of every arm that was measured; an equal picture is left as it is."""
-    cells = current_cells(root)
+    cells = current_cells(reports)
     for arm in arms_of(cells) if cells else []:
         path, picture = images / image(arm), draw(gains(cells, arm), arm)
         if not path.is_file() or path.read_bytes() != picture:
@@ -143,14 +143,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the settings that are not finished, draw, and write the document."""
     args = parser().parse_args(argv)
     use_one_thread()
+    reports = reports_of(args.out)
     names = chosen(args.only, [cell.name for cell in CELLS], "setting")
     arms = [arm.strip() for arm in args.arms.split(",") if arm.strip()]
     overrides = with_seeds(args.overrides, args.seeds)
     tasks = [cell.task(arms, overrides, args.test or 200) for cell in CELLS if cell.name in names]
     reporter = Prefixed("map")
-    adopt(published(args.out), args.root)
-    run_map(tasks, args.root, jobs=args.jobs, reporter=reporter)
-    write_pictures(args.root, args.out.parent / "images")
+    run_map(tasks, args.root, reports, jobs=args.jobs, reporter=reporter)
+    write_pictures(reports, args.out.parent / "images")
     write_document(args.root, args.out)
     reporter.say(f"{args.out}: {len(tasks)} settings")
 

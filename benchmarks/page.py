@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.folded import Folded, all_folded, folded_path, folded_section
+from benchmarks.folded import Folded, all_folded, folded_section
 from benchmarks.grid import map_section
 from benchmarks.markdown import RULE, cell, comparison, difference_rows, head, interval_cell, minutes, row
-from benchmarks.running import Saved, read_saved, saved_path, spent_seconds
+from benchmarks.running import Saved, read_saved, reports_of, spent_seconds
 from benchmarks.tables import CELLS, CONTROL, TABLES, Table, Yard
 
 from rbft.evaluation.retention import MEAN
@@ -32,41 +32,36 @@ not targets. Arms that stand in several tables are trained once; the time of a t
 
 
 def write_document(root: Path, document: Path, tables: Sequence[Table] = TABLES) -> None:
-    """Write the document from what is saved below `root`; other bases' reports are left out, but for the second base.
+    """Write the document from the reports beside it; other bases' are left out, but for the second base.
 
-    The picture of Figure 2 is copied beside it, and the reports into the folder of its name. What is there with the
-    same content is left as it is.
+    The picture of Figure 2 is copied from the runs below `root`. What is there with the same content is left as it is.
+    A report that lacks what its table shows, since the table has changed, is not shown.
     """
-    base = resolve(EMBEDDED).fingerprint()
-    saved = {table.key: read_saved(root, table.key) for table in tables}
-    shown = {key: one for key, one in saved.items() if one is not None and _belongs(key, one, base)}
+    base, reports = resolve(EMBEDDED).fingerprint(), reports_of(document)
+    saved = {table.key: (table, read_saved(reports, table.key)) for table in tables}
+    shown = {
+        key: one
+        for key, (table, one) in saved.items()
+        if one is not None and _belongs(key, one, base) and _is_whole(table, one)
+    }
     images = document.parent / "images"
     if "table5" in shown:
         _copy_picture(root, shown["table5"], images / PICTURE)
     pictures = {path.name for path in images.glob("*.png")}
-    cells = current_cells(root)
-    folded = all_folded(root)
-    _write_changed(document, render(shown, cells, tables=tables, pictures=pictures, folded=folded))
-    keys = [*shown, *(setting.key for setting in CELLS if setting.name in cells)]
-    for key in [*keys, *(folded_path(root, one.name).stem for one in folded)]:
-        _write_changed(published(document) / f"{key}.json", saved_path(root, key).read_text(encoding="utf-8"))
+    text = render(shown, current_cells(reports), tables=tables, pictures=pictures, folded=all_folded(reports))
+    if not document.is_file() or document.read_text(encoding="utf-8") != text:
+        write_text(document, text)
 
 
-def published(document: Path) -> Path:
-    """The folder of the reports that a document is written from: `docs/evidence` for `docs/evidence.md`."""
-    return document.with_suffix("")
-
-
-def _write_changed(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-
-
-def current_cells(root: Path) -> dict[str, Saved]:
+def current_cells(reports: Path) -> dict[str, Saved]:
     """The settings of the map that were measured with the embedded model as it is now, by name."""
     base = resolve(EMBEDDED).fingerprint()
-    cells = {cell.name: read_saved(root, cell.key) for cell in CELLS}
+    cells = {cell.name: read_saved(reports, cell.key) for cell in CELLS}
     return {name: one for name, one in cells.items() if one is not None and _belongs(name, one, base)}
+
+
+def _is_whole(table: Table, saved: Saved) -> bool:
+    return {arm for pair in table.pairs for arm in pair} <= set(saved.report.arms)
 
 
 def _belongs(key: str, saved: Saved, base: str) -> bool:

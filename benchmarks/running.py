@@ -7,11 +7,12 @@ ROOT/yards/NAME             clips and manifests
 ROOT/general                general clips with descriptions: what an arm forgets
 ROOT/cache                  frames
 ROOT/NAME-BASE              run directories: the dials, and the first digits of the base's fingerprint
-ROOT/reports/KEY.json       what came out
+DOCUMENT/KEY.json           what came out, in the folder of the document's name: docs/evidence
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -23,9 +24,9 @@ from benchmarks.tables import YARD_SEED, Task
 from rich.console import Console
 
 from rbft import __version__
-from rbft.errors import StoreError
+from rbft.errors import StoreError, UserError
 from rbft.experiment import Experiment, load_experiment
-from rbft.files import read_record, write_record, write_text
+from rbft.files import read_record, write_record
 from rbft.models.sources import resolve
 from rbft.progress import Reporter
 from rbft.records import Record, fingerprint
@@ -76,9 +77,9 @@ class Prefixed(Reporter):
 def experiment_of(task: Task, root: Path) -> Experiment:
     """The experiment of a task below `root`; raises ExperimentError and CheckpointError."""
     places = [
-        f'clips="{task.yard.path(root).as_posix()}"',
-        f'evaluation.retention="{general_path(root).as_posix()}"',
-        f'output="{root.as_posix()}"',
+        f"clips={json.dumps(task.yard.path(root).as_posix())}",
+        f"evaluation.retention={json.dumps(general_path(root).as_posix())}",
+        f"output={json.dumps(root.as_posix())}",
     ]
     experiment = load_experiment(task.file, [*places, *task.overrides])
     return experiment.model_copy(update={"name": f"{task.yard.name}-{_base(experiment)[:8]}"})
@@ -105,30 +106,33 @@ def _asked(task: Task, experiment: Experiment) -> str:
     return fingerprint(__version__, yard, asked, _base(experiment), task.grounding)
 
 
-def saved_path(root: Path, key: str) -> Path:
+def reports_of(document: Path) -> Path:
+    """The folder of the reports that a document is written from: `docs/evidence` for `docs/evidence.md`.
+
+    Raises UserError for a document without that ending.
+    """
+    if document.suffix != ".md":
+        raise UserError(f"--out {document}: give a file that ends in .md; its reports go into the folder of its name")
+    return document.with_suffix("")
+
+
+def saved_path(reports: Path, key: str) -> Path:
     """Where the report of that key is kept."""
-    return root / "reports" / f"{key}.json"
+    return reports / f"{key}.json"
 
 
-def read_saved(root: Path, key: str) -> Saved | None:
+def read_saved(reports: Path, key: str) -> Saved | None:
     """What an experiment left; None where it never ended. Raises StoreError for another version."""
-    path = saved_path(root, key)
+    path = saved_path(reports, key)
     try:
         return read_record(path, Saved) if path.is_file() else None
     except StoreError as error:
         raise StoreError(f"{error}; delete the file: what is trained stays, and its report is made again") from None
 
 
-def adopt(published: Path, root: Path) -> None:
-    """Take over the published reports that are not there yet: what was measured once is not measured again."""
-    for path in sorted(published.glob("*.json")):
-        if not saved_path(root, path.stem).exists():
-            write_text(saved_path(root, path.stem), path.read_text(encoding="utf-8"))
-
-
-def finished(task: Task, root: Path) -> Saved | None:
+def finished(task: Task, root: Path, reports: Path) -> Saved | None:
     """What is kept of exactly this experiment, or None where there is something to do."""
-    saved = read_saved(root, task.key)
+    saved = read_saved(reports, task.key)
     return saved if saved is not None and saved.fingerprint == _asked(task, experiment_of(task, root)) else None
 
 
@@ -145,15 +149,15 @@ def spent_seconds(report: Report) -> float:
 # -- running -------------------------------------------------------------------------------------------------------
 
 
-def run_task(task: Task, root: Path, *, work: Work | None = None) -> Saved:
+def run_task(task: Task, root: Path, reports: Path, *, work: Work | None = None) -> Saved:
     """Run an experiment and keep what it left, or read that."""
-    saved = finished(task, root)
+    saved = finished(task, root, reports)
     if saved is not None:
         return saved
     experiment = experiment_of(task, root)
     report, grounding = (work or run_and_explain)(task, experiment, Prefixed(task.key))
     saved = Saved(fingerprint=_asked(task, experiment), report=report, grounding=grounding)
-    write_record(saved_path(root, task.key), saved)
+    write_record(saved_path(reports, task.key), saved)
     return saved
 
 
@@ -170,9 +174,9 @@ def run_and_explain(task: Task, experiment: Experiment, reporter: Reporter) -> t
     return report, explain_run(folder, masks=True, attention=True, reporter=reporter).grounding
 
 
-def run_all(tasks: Sequence[Task], root: Path, *, jobs: int, reporter: Reporter) -> None:
+def run_all(tasks: Sequence[Task], root: Path, reports: Path, *, jobs: int, reporter: Reporter) -> None:
     """Run what is not finished: clips first, then up to `jobs` run directories at a time."""
-    pending = [task for task in tasks if finished(task, root) is None]
+    pending = [task for task in tasks if finished(task, root, reports) is None]
     for yard in dict.fromkeys(task.yard for task in pending):
         count = yard.num_train + yard.num_test + yard.num_unlabelled
         reporter.say(f"clips: {yard.path(root)} ({count}; those that are there are not rendered again)")
@@ -184,18 +188,18 @@ def run_all(tasks: Sequence[Task], root: Path, *, jobs: int, reporter: Reporter)
         groups.setdefault(experiment_of(task, root).name, []).append(task)
     if jobs == 1 or len(groups) <= 1:
         for group in groups.values():
-            _run_group(group, root)
+            _run_group(group, root, reports)
         return
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=min(jobs, len(groups)), mp_context=spawning) as pool:
-        for running in as_completed([pool.submit(_run_group, group, root) for group in groups.values()]):
+        for running in as_completed([pool.submit(_run_group, group, root, reports) for group in groups.values()]):
             running.result()
 
 
-def _run_group(tasks: Sequence[Task], root: Path) -> None:
+def _run_group(tasks: Sequence[Task], root: Path, reports: Path) -> None:
     """The experiments of one run directory in their order."""
     for task in tasks:
         arms = len(experiment_of(task, root).arms)
         Prefixed(task.key).say(f"{arms} arms")
-        run_task(task, root)
+        run_task(task, root, reports)
         Prefixed(task.key).say("finished")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from rbft.errors import UserError
 from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import Experiment, make_experiment
 from rbft.files import read_jsonl
-from rbft.findings import ArmRun
+from rbft.findings import ArmRun, silent_labels
 from rbft.prompts import Describing
+from rbft.rationales.choose import dropped
 from rbft.rationales.generate import Request
 from rbft.records import Checkpoint, Example, Prediction, Rationale, fingerprint
 from rbft.results import Report
@@ -272,6 +274,19 @@ def test_the_report_says_what_each_arm_chose_from(finished: Finished) -> None:
     }  # fmt: skip
     assert told["confident"] is not None
     assert told["confident"].dropped == {"low_agreement": 4}
+
+
+def test_the_report_says_of_which_label_an_arm_learns_nothing(finished: Finished) -> None:
+    run, manifest = finished.runs["rb-ft"], finished.session.manifest
+    abnormal = {clip.clip_id for clip in manifest.of("train") if clip.label == "abnormal"}
+    texts = [dropped(r, "other_label") if r.clip_id in abnormal else r for r in run.rationales]
+    findings = SimpleNamespace(
+        manifest=manifest, labels=list(manifest.labels), arms={"rb-ft": run, "mine": replace(run, rationales=texts)}
+    )
+    assert silent_labels(findings) == [
+        f"mine learns no rationale of a clip labelled 'abnormal': all {len(abnormal)} were dropped"
+    ]
+    assert not any(note.startswith("rb-ft learns") for note in finished.report.notes)
 
 
 def test_the_report_says_what_each_arm_forgot(finished: Finished, general: Path) -> None:

@@ -99,13 +99,19 @@ def test_an_experiment_is_run_once_and_again_for_more_seeds(tmp_path: Path) -> N
         return report({"rb-ft": arm(0.7, 78)}, []), None
 
     task = table_of("table1").task(["seeds=[0]"])
-    assert running.finished(task, tmp_path) is None
-    first = running.run_task(task, tmp_path, work=work)
-    assert running.run_task(task, tmp_path, work=work) == first == running.finished(task, tmp_path)
+    assert running.finished(task, tmp_path, tmp_path / "reports") is None
+    first = running.run_task(task, tmp_path, tmp_path / "reports", work=work)
+    assert (
+        running.run_task(task, tmp_path, tmp_path / "reports", work=work)
+        == first
+        == running.finished(task, tmp_path, tmp_path / "reports")
+    )
     more = table_of("table1").task(["seeds=[0, 1]"])
-    assert running.finished(more, tmp_path) is None
-    running.run_task(more, tmp_path, work=work)
-    running.run_task(table_of("table1").task(["seeds=[0]", "training.epochs=1"]), tmp_path, work=work)
+    assert running.finished(more, tmp_path, tmp_path / "reports") is None
+    running.run_task(more, tmp_path, tmp_path / "reports", work=work)
+    running.run_task(
+        table_of("table1").task(["seeds=[0]", "training.epochs=1"]), tmp_path, tmp_path / "reports", work=work
+    )
     assert seen == [(0,), (0, 1), (0,)]
 
 
@@ -113,9 +119,9 @@ def test_a_setting_that_is_not_asked_for_leaves_an_experiment_finished(tmp_path:
     def work(task: tables.Task, experiment: Experiment, reporter: Any) -> tuple[Report, None]:
         return report({"rb-ft": arm(0.7, 78)}, []), None
 
-    running.run_task(table_of("table1").task(), tmp_path, work=work)
-    assert running.finished(table_of("table1").task(["split.seed=0"]), tmp_path) is not None
-    assert running.finished(table_of("table1").task(["split.seed=1"]), tmp_path) is None
+    running.run_task(table_of("table1").task(), tmp_path, tmp_path / "reports", work=work)
+    assert running.finished(table_of("table1").task(["split.seed=0"]), tmp_path, tmp_path / "reports") is not None
+    assert running.finished(table_of("table1").task(["split.seed=1"]), tmp_path, tmp_path / "reports") is None
 
 
 def test_an_interrupted_experiment_is_not_finished(tmp_path: Path) -> None:
@@ -124,8 +130,8 @@ def test_an_interrupted_experiment_is_not_finished(tmp_path: Path) -> None:
 
     task = table_of("table1").task()
     with pytest.raises(KeyboardInterrupt):
-        running.run_task(task, tmp_path, work=interrupted)
-    assert running.finished(task, tmp_path) is None
+        running.run_task(task, tmp_path, tmp_path / "reports", work=interrupted)
+    assert running.finished(task, tmp_path, tmp_path / "reports") is None
 
 
 def test_the_time_of_a_table_is_that_of_its_own_arms() -> None:
@@ -137,7 +143,6 @@ def test_the_time_of_a_table_is_that_of_its_own_arms() -> None:
 
 def test_a_report_of_another_version_is_named_with_what_to_do(tmp_path: Path) -> None:
     path = running.saved_path(tmp_path, "table1")
-    path.parent.mkdir()
     path.write_text('{"seconds": 3}')
     with pytest.raises(
         StoreError, match=r"table1\.json: not a Saved of this version.*delete the file: what is trained"
@@ -317,7 +322,7 @@ def test_only_the_present_base_is_shown_and_any_other_as_the_second(tmp_path: Pa
         names = list(dict.fromkeys(name for pair in pairs for name in pair))
         comparisons = [c for a, b in combinations(names, 2) for c in difference(a, b, 0.01, 0.5)]
         made = report({name: arm(0.7, 78) for name in names}, comparisons, fingerprints=base)
-        running.write_record(running.saved_path(tmp_path, key), saved(made))
+        running.write_record(running.saved_path(tmp_path / "evidence", key), saved(made))
     page.write_document(tmp_path, tmp_path / "evidence.md")
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("## ")]
@@ -351,5 +356,5 @@ def test_the_evidence_runs_end_to_end_and_a_second_time_does_nothing(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
     options[options.index("--root") + 1] = str(tmp_path / "elsewhere")
     evidence.main(options)
-    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["reports"]  # published: nothing is run again
+    assert not (tmp_path / "elsewhere").exists(), "the reports stand beside the document: nothing is run again"
     assert (tmp_path / "docs" / "evidence.md").read_text(encoding="utf-8") == text

@@ -272,8 +272,10 @@ def _answers(
         [(clip.clip_id, clip.label, session.frame_keys[clip.clip_id]) for clip in clips],
         *([] if describing is None else [describing, descriptions]),
     )  # fmt: skip
+    if key in session.answered:
+        return session.answered[key]
     with session.store.timed(step, key) as working, session.reporter.counted(what, len(clips)) as advance:
-        return predict_clips(
+        session.answered[key] = predict_clips(
             lambda: session.vlm(checkpoint.path, working),
             checkpoint.fingerprint,
             clips,
@@ -285,3 +287,4 @@ def _answers(
             describing=describing,
             descriptions=descriptions,
         )
+    return session.answered[key]

@@ -114,7 +114,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         environment=_environment(findings.device),
         experiment=experiment.model_dump(mode="json"),
         fingerprints=dict(findings.fingerprints),
-        notes=findings.manifest.notes + ((alike,) if alike else ()),
+        notes=findings.manifest.notes + ((alike,) if alike else ()) + tuple(silent_labels(findings)),
     )
     for name, run in findings.arms.items():
         for seed, predictions in run.predictions.items():
@@ -122,6 +122,19 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
     classifier = _classifier(findings, rows, advice.arm)
     page = write_report(findings.store.root, report, _material(findings, classifier))
     return report, page, classifier
+
+
+def silent_labels(findings: Findings) -> list[str]:
+    """Arms that learn rationales, and of some label none: what they learn in that stage is lopsided."""
+    labels = {clip.clip_id: clip.label for clip in findings.manifest.of("train", labelled=True)}
+    notes = []
+    for name, run in findings.arms.items():
+        chosen = [(labels[r.clip_id], r.verdict.kept) for r in run.rationales if r.clip_id in labels]
+        for label in findings.labels:
+            kept = [keep for of, keep in chosen if of == label]
+            if kept and not any(kept) and any(keep for _, keep in chosen):
+                notes.append(f"{name} learns no rationale of a clip labelled {label!r}: all {len(kept)} were dropped")
+    return notes
 
 
 def _row(findings: Findings, run: ArmRun) -> ArmReport:

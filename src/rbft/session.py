@@ -13,7 +13,7 @@ from rbft.models.vlm import VLM
 from rbft.progress import Reporter
 from rbft.prompts import Prompts
 from rbft.rationales.generate import Request, write_rationales
-from rbft.records import Checkpoint, Clip, Manifest, Probe, Rationale
+from rbft.records import Checkpoint, Clip, Manifest, Prediction, Probe, Rationale
 from rbft.store import RunStore
 
 
@@ -37,6 +37,8 @@ class Session:
     clips: dict[str, Clip] = field(default_factory=dict)
     stages: dict[str, Checkpoint] = field(default_factory=dict)
     """Finished stages by their key."""
+    answered: dict[str, list[Prediction]] = field(default_factory=dict)
+    """Labels that were given, by their key."""
     chains: dict[tuple[str, int, int], Checkpoint] = field(default_factory=dict)
     """Finished stages by arm, number and seed."""
     general: Session | None = None

@@ -74,8 +74,20 @@ def test_every_clip_is_in_one_fold_and_groups_stay_whole(seed: int, folds: int, 
 
 def test_folds_that_cannot_be_made_are_refused() -> None:
     grouped = [row(i, "ab"[i % 2], f"g{i // 4}") for i in range(8)]
-    with pytest.raises(ManifestError, match=r"split\.folds: 3 folds of 2 groups; a group is one source"):
+    with pytest.raises(ManifestError) as caught:
         assign_splits(grouped, SplitRule(folds=3, fold=1))
+    assert str(caught.value).splitlines() == [
+        f"split.folds: 3 folds, and label '{label}' has clips of 2 groups (a clip without a group is one of its own); "
+        "every fold needs one: take at most 2 folds"
+        for label in "ab"
+    ]
+    few = [row(0, "a"), row(1, "a"), row(2, "a"), row(3, "b"), row(4, "b")]
+    with pytest.raises(ManifestError, match="label 'b' has clips of 2 groups"):
+        assign_splits(few, SplitRule(folds=3, fold=1))
+    assert set(assign_splits(few, SplitRule(folds=2, fold=1, seed=-1)).values()) == {"train", "test"}
+    alone = [row(0, "a"), row(1, "a"), row(2, "b", "g"), row(3, "b", "g")]
+    with pytest.raises(ManifestError, match=r"clips of 1 groups .* find other sources of it, or leave the label out"):
+        assign_splits(alone, SplitRule(folds=2, fold=1))
     given_split = [row(0, "a", split=TRAIN), row(1, "b", split=TEST)]
     with pytest.raises(ManifestError, match=r"split\.folds: the clips have a split of their own; leave out its column"):
         assign_splits(given_split, SplitRule(folds=2, fold=1))

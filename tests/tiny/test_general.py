@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rbft.errors import UserError
 from rbft.files import sha256_of
 from rbft.tiny.__main__ import main
 from rbft.tiny.general import HELD_OUT_SEED, write_general
@@ -50,6 +51,13 @@ def test_general_clips_by_the_command(tmp_path: Path, monkeypatch: pytest.Monkey
         == f"rbft.tiny: {listed} lists other clips than these; remove it, or name another folder\n"
     )
     assert "mine.mp4" in listed.read_text(encoding="utf-8")
+    listed.write_bytes("path,rationale\nschön.mp4,x\n".encode("latin-1"))
+    with pytest.raises(SystemExit):
+        general("--clips", "1")
+    assert "lists other clips than these" in capsys.readouterr().err
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"file: cannot be written: File exists; name another folder"):
+        write_general(tmp_path / "file", 1)
     with pytest.raises(SystemExit):
         general("--clips", "0")
     assert "--clips 0: there is nothing to write; give 1 or more" in capsys.readouterr().err

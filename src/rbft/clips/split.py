@@ -70,14 +70,26 @@ def _fold(rows: Sequence[Row], rule: SplitRule, contents: Mapping[str, str]) -> 
     labelled = sorted((row for row in rows if row.label is not None), key=lambda row: row.clip_id)
     named = [unit_of[row.clip_id] for row in labelled]
     assert rule.folds is not None and rule.fold is not None
-    if len(set(named)) < rule.folds:
-        raise ManifestError(
-            f"split.folds: {rule.folds} folds of {len(set(named))} groups; a group is one source and stays in one fold"
-        )
-    folds = StratifiedGroupKFold(rule.folds, shuffle=True, random_state=rule.seed)
+    if faults := _fold_faults(labelled, unit_of, rule.folds):
+        raise ManifestError(faults)
+    folds = StratifiedGroupKFold(rule.folds, shuffle=True, random_state=rule.seed % 2**32)
     chosen = list(folds.split(named, [str(row.label) for row in labelled], named))[rule.fold - 1][1]
     tested = {named[number] for number in chosen}
     return {clip_id: "test" if unit in tested else "train" for clip_id, unit in unit_of.items()}
+
+
+def _fold_faults(labelled: Sequence[Row], unit_of: Mapping[str, str], folds: int) -> list[str]:
+    """Labels with fewer clips that can be parted than folds: one fold would have none of them to measure on."""
+    sources: dict[str, set[str]] = defaultdict(set)
+    for row in labelled:
+        sources[str(row.label)].add(unit_of[row.clip_id])
+    return [
+        f"split.folds: {folds} folds, and label {label!r} has clips of {len(units)} groups (a clip without a group is "
+        f"one of its own); every fold needs one: "
+        + (f"take at most {len(units)} folds" if len(units) > 1 else "find other sources of it, or leave the label out")
+        for label, units in sources.items()
+        if len(units) < folds
+    ]
 
 
 def split_faults(rows: Sequence[Row], splits: Mapping[str, Split]) -> list[str]:
