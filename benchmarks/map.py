@@ -54,6 +54,8 @@ def steps_of(experiment: Experiment, clips: int) -> int:
 def run_map(tasks: Sequence[Task], root: Path, reports: Path, *, jobs: int, reporter: Reporter) -> None:
     """Run one setting, say how long the others will take, run them. The first one has the middle number of clips."""
     pending = [task for task in tasks if finished(task, root, reports) is None]
+    if len(pending) < len(tasks):
+        reporter.say(f"{len(tasks) - len(pending)} of {len(tasks)} settings are measured already, in {reports}")
     if not pending:
         return
     first = next((task for task in pending if task.yard.num_train == _MIDDLE), pending[0])

@@ -177,6 +177,9 @@ def run_and_explain(task: Task, experiment: Experiment, reporter: Reporter) -> t
 def run_all(tasks: Sequence[Task], root: Path, reports: Path, *, jobs: int, reporter: Reporter) -> None:
     """Run what is not finished: clips first, then up to `jobs` run directories at a time."""
     pending = [task for task in tasks if finished(task, root, reports) is None]
+    for task in tasks:
+        if task not in pending:
+            reporter.say(f"{task.key}: measured already, {saved_path(reports, task.key)}")
     for yard in dict.fromkeys(task.yard for task in pending):
         count = yard.num_train + yard.num_test + yard.num_unlabelled
         reporter.say(f"clips: {yard.path(root)} ({count}; those that are there are not rendered again)")

@@ -335,7 +335,7 @@ def test_only_the_present_base_is_shown_and_any_other_as_the_second(tmp_path: Pa
 
 
 def test_the_evidence_runs_end_to_end_and_a_second_time_does_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
@@ -355,6 +355,8 @@ def test_the_evidence_runs_end_to_end_and_a_second_time_does_nothing(
     evidence.main(options)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
     options[options.index("--root") + 1] = str(tmp_path / "elsewhere")
+    capsys.readouterr()
     evidence.main(options)
+    assert f"table1: measured already, {tmp_path / 'docs' / 'evidence' / 'table1.json'}" in capsys.readouterr().err
     assert not (tmp_path / "elsewhere").exists(), "the reports stand beside the document: nothing is run again"
     assert (tmp_path / "docs" / "evidence.md").read_text(encoding="utf-8") == text
