@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from benchmarks.markdown import cell, comparison, head, interval_cell, minutes, row
-from benchmarks.running import Saved, spent_seconds
+from benchmarks.running import Saved, all_seconds
 from benchmarks.tables import CELLS, CONTROL, Cell
 
 from rbft.report.tables import Value, p_value, points
@@ -50,25 +50,17 @@ def image(arm: str) -> str:
 def map_section(cells: Mapping[str, Saved], pictures: Collection[str] = ()) -> str:
     """For each arm that was mapped: in how many settings it pays, the picture where it is there, and the numbers."""
     reports = [saved.report for saved in cells.values()]
-    seconds = sum(_by_directory(reports).values())
+    seconds = all_seconds(reports)
     tests = " or ".join(map(str, sorted({report.dataset.test for report in reports})))
     seeds = " or ".join(sorted({", ".join(map(str, report.experiment["seeds"])) for report in reports}))
     lines = [_TEXT, "", f"* {tests} test clips; seeds {seeds}; {len(cells)} of {len(CELLS)} settings."]
-    lines += [f"* Training the arms and asking them took {minutes(seconds)} of one process."]
+    lines += [f"* All of it took {minutes(seconds)} of one process."]
     for arm in arms_of(cells):
         lines += ["", f"### {arm}", "", summary(arm, list(gains(cells, arm).values()))]
         if image(arm) in pictures:
             lines += ["", f"![What {arm} gains over its control in every setting](images/{image(arm)})"]
         lines += ["", *_rows(cells, arm)]
     return "\n".join(lines) + "\n"
-
-
-def _by_directory(reports: Sequence[Report]) -> dict[str, float]:
-    """Seconds by run directory: settings of one severity and rule share it, and the last report counts all of them."""
-    spent: dict[str, float] = {}
-    for report in reports:
-        spent[report.name] = max(spent.get(report.name, 0.0), spent_seconds(report))
-    return spent
 
 
 def summary(arm: str, found: list[Comparison]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.folded import Folded, all_folded, folded_section
 from benchmarks.grid import map_section
 from benchmarks.markdown import RULE, cell, comparison, difference_rows, head, interval_cell, minutes, row
-from benchmarks.running import Saved, read_saved, reports_of, spent_seconds
+from benchmarks.running import Saved, all_seconds, read_saved, reports_of, spent_seconds
 from benchmarks.tables import CELLS, CONTROL, TABLES, Table, Yard
 
 from rbft.evaluation.retention import MEAN
@@ -118,8 +118,10 @@ def in_short(shown: Sequence[tuple[Table, Saved]]) -> str:
             lines.append(row([table.title.split(":")[0], f"`{one.b}`{note}", gained, one.verdict]))
     if not lines:
         return ""
+    spent = all_seconds(saved.report for _, saved in shown)
+    took = f"All of these tables took {minutes(spent)} of one process; `make evidence` keeps two busy."
     columns = ["table", "arm", "points of macro-F1 above its control", "verdict"]
-    return "\n".join(["## In short", "", row(columns), row(["---", "---", "---:", "---"]), *lines]) + "\n"
+    return "\n".join(["## In short", "", row(columns), row(["---", "---", "---:", "---"]), *lines, "", took]) + "\n"
 
 
 def _gains(report: Report, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:

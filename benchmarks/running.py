@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -147,6 +147,14 @@ def spent_seconds(report: Report) -> float:
 
 
 # -- running -------------------------------------------------------------------------------------------------------
+
+
+def all_seconds(reports: Iterable[Report]) -> float:
+    """What everything in the run directories of these reports took; of those that share one, the last counts all."""
+    spent: dict[str, float] = {}
+    for report in reports:
+        spent[report.name] = max(spent.get(report.name, 0.0), sum(report.timing.values()))
+    return sum(spent.values())
 
 
 def run_task(task: Task, root: Path, reports: Path, *, work: Work | None = None) -> Saved:

@@ -139,6 +139,9 @@ def test_the_time_of_a_table_is_that_of_its_own_arms() -> None:
               "train rb-ft-twice: label": 500.0, "predict rb-ft-twice": 5.0}  # fmt: skip
     made = report({"rb-ft": arm(0.7, 78)}, [], timing=timing)
     assert running.spent_seconds(made) == 94.0
+    earlier = report({}, [], timing={"train rb-ft: label": 60.0})
+    other = report({}, [], timing={"retention": 1.0}, name="strong-three-12345678")
+    assert running.all_seconds([earlier, made, other]) == 608.0 + 1.0
 
 
 def test_a_report_of_another_version_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -253,6 +256,8 @@ def test_the_document_begins_with_rb_ft_and_the_best_of_the_others() -> None:
 | --- | --- | ---: | --- |
 | Table 9 | `rb-ft` | +5.0 (0.0 to +10.0) | {CANNOT} |
 | Table 9 | `rb-ft-twice`, the best of the others | +8.0 (+3.0 to +13.0) | helped |
+
+All of these tables took 13 minutes of one process; `make evidence` keeps two busy.
 """
     )
     assert page.in_short([(table_of("table5"), saved(report(ARMS, COMPARISONS)))]) == ""

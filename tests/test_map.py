@@ -42,7 +42,7 @@ def test_the_map_counts_where_it_pays() -> None:
         "strong-three-400": setting(-0.07),
     }
     text = grid.map_section(cells, ["map.png"])
-    assert "* 200 test clips; seeds 0, 1; 4 of 18 settings.\n* Training the arms and asking them took 13 min" in text
+    assert "* 200 test clips; seeds 0, 1; 4 of 18 settings.\n* All of it took 13 minutes of one process.\n" in text
     assert (
         "\n### rb-ft\n\nOf 4 settings, rb-ft is ahead of its control by +5.0 points of macro-F1 or more, with an "
         "interval above zero, in 1; ahead by any number with an interval above zero in 1; behind with one below zero "
