@@ -115,7 +115,7 @@ def in_short(shown: Sequence[tuple[Table, Saved]]) -> str:
         noted += [] if best is None else [(best, ", the best of the others")]
         for one, note in noted:
             gained = cell(Value(one.difference, one.low, one.high), signed=True)
-            lines.append(row([table.title.split(":")[0], f"`{one.b}`{note}", gained, one.verdict]))
+            lines.append(row([table.title, f"`{one.b}`{note}", gained, one.verdict]))
     if not lines:
         return ""
     spent = all_seconds(saved.report for _, saved in shown)

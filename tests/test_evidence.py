@@ -254,8 +254,8 @@ def test_the_document_begins_with_rb_ft_and_the_best_of_the_others() -> None:
 
 | table | arm | points of macro-F1 above its control | verdict |
 | --- | --- | ---: | --- |
-| Table 9 | `rb-ft` | +5.0 (0.0 to +10.0) | {CANNOT} |
-| Table 9 | `rb-ft-twice`, the best of the others | +8.0 (+3.0 to +13.0) | helped |
+| Table 9: a title | `rb-ft` | +5.0 (0.0 to +10.0) | {CANNOT} |
+| Table 9: a title | `rb-ft-twice`, the best of the others | +8.0 (+3.0 to +13.0) | helped |
 
 All of these tables took 13 minutes of one process; `make evidence` keeps two busy.
 """
