@@ -6,13 +6,13 @@ from itertools import combinations
 from pathlib import Path
 
 from benchmarks.markdown import RULE, cell, comparison, difference_rows, head, interval_cell, minutes, row
+from benchmarks.tables import CONTROL
 
 from rbft.files import read_record
 from rbft.records import Record
 from rbft.report.tables import Value
 from rbft.results import ArmReport, Comparison
 
-CONTROL = "direct-matched"
 _PREFIX = "folds-"
 
 

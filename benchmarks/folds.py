@@ -15,7 +15,6 @@ import argparse
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 
 from benchmarks.evidence import DOCUMENT, ROOT, guarded
@@ -25,12 +24,12 @@ from benchmarks.running import Prefixed, reports_of, spent_seconds, use_one_thre
 
 from rbft.errors import UserError
 from rbft.evaluation.compare import read_answers
-from rbft.evaluation.verdict import arm_report, compare
+from rbft.evaluation.verdict import arm_report, compare_all
 from rbft.experiment import Experiment, load_experiment
 from rbft.files import write_record, write_text
 from rbft.progress import Reporter
 from rbft.records import Prediction
-from rbft.results import ArmReport, Comparison, Report
+from rbft.results import ArmReport, Report
 
 FILE = Path(__file__).parents[1] / "examples" / "fight.yaml"
 Runs = dict[int, list[Prediction]]
@@ -100,11 +99,6 @@ def pooled(name: str, reports: Sequence[Report], answered: Sequence[Mapping[str,
                         num_steps=max(report.arms[arm].num_steps for report in reports))
         for arm, of in runs.items()
     }  # fmt: skip
-    comparisons: list[Comparison] = [
-        compare(runs[a], runs[b], names=(a, b), labels=labels, metric=metric, resamples=resamples)
-        for a, b in combinations(runs, 2)
-        for metric in ("accuracy", "macro_f1")
-    ]
     tests = [report.dataset.test for report in reports]
     counts = sum((Counter(report.dataset.labels) for report in reports), Counter())
     return Folded(
@@ -114,7 +108,7 @@ def pooled(name: str, reports: Sequence[Report], answered: Sequence[Mapping[str,
         labels={label: counts[label] for label in labels},
         train=tuple(report.dataset.train for report in reports),
         arms=arms,
-        comparisons=tuple(comparisons),
+        comparisons=tuple(compare_all(runs, labels=labels, resamples=resamples)),
         baselines={
             feature: sum(report.baselines[feature] * n for report, n in zip(reports, tests, strict=True)) / sum(tests)
             for feature in reports[0].baselines
@@ -144,12 +138,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     document = args.out or (DOCUMENT if ours else args.root / f"{made_of}-{args.folds}-folds.md")
     reports = reports_of(document)
     made = run_folds(args.file, args.folds, args.overrides, args.root, Prefixed("folds"))
-    print(folded_section(made))
+    section = folded_section(made)
+    print(section)
     if ours:
         write_record(folded_path(reports, made.name), made)
         write_document(args.root, document)
     else:
-        write_text(document, folded_section(made))
+        write_text(document, section)
     print(f"written to {document}")
 
 

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,14 @@ from rbft.evaluation.baselines import ClipFeatures, mean_brightness, motion_ener
 from rbft.evaluation.compare import write_predictions_csv
 from rbft.evaluation.curve import arm_curve, num_labelled, with_share
 from rbft.evaluation.metrics import reliability
-from rbft.evaluation.verdict import Runs, arm_report, category_reports, compare, dataset_report
+from rbft.evaluation.verdict import Runs, arm_report, category_reports, compare, compare_all, dataset_report
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
 from rbft.rationales.audit import collapse_note, summarise
 from rbft.records import Checkpoint, Clip, LossPoint, Manifest, Prediction, Probe, Rationale
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import write_report
-from rbft.results import ArmCurve, ArmReport, Comparison, DatasetReport, Report, Retention
+from rbft.results import ArmCurve, ArmReport, DatasetReport, Report, Retention
 from rbft.store import RunStore
 
 
@@ -77,7 +76,11 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
     """
     experiment = findings.experiment
     rows = {name: _row(findings, run) for name, run in findings.arms.items()}
-    comparisons = _comparisons(findings)
+    comparisons = compare_all(
+        {name: run.predictions for name, run in findings.arms.items()},
+        labels=findings.labels,
+        resamples=experiment.evaluation.resamples,
+    )
     dataset = dataset_report(findings.manifest)
     answered = _baselines(findings)
     curves = _curves(findings)
@@ -147,22 +150,6 @@ def _row(findings: Findings, run: ArmRun) -> ArmReport:
         resamples=findings.experiment.evaluation.resamples,
     )
     return row.model_copy(update={"rationales": summarise(run.rationales) if run.rationales else None})
-
-
-def _comparisons(findings: Findings) -> list[Comparison]:
-    """Every pair of arms in the experiment's order, in accuracy; and the last pair in macro F1 too."""
-    return [
-        compare(
-            findings.arms[a].predictions,
-            findings.arms[b].predictions,
-            names=(a, b),
-            labels=findings.labels,
-            metric=metric,
-            resamples=findings.experiment.evaluation.resamples,
-        )
-        for a, b in combinations(findings.arms, 2)
-        for metric in ("accuracy", "macro_f1")
-    ]
 
 
 def _curves(findings: Findings) -> dict[str, ArmCurve]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -51,6 +52,16 @@ def compare(
                     for s, run in runs.items()})  # fmt: skip
     answers = [answers_of(runs, labels, truth=truth) for runs in (runs_a, runs_b)]
     return compare_answers(answers[0], answers[1], names=names, metric=metric, resamples=resamples, seed=seed)
+
+
+def compare_all(arms: Mapping[str, Runs], *, labels: Sequence[str], resamples: int = RESAMPLES) -> list[Comparison]:
+    """Every pair of arms in their order, in accuracy and in macro F1. Raises LineageError as `compare`."""
+    metrics: tuple[Metric, ...] = ("accuracy", "macro_f1")
+    return [
+        compare(arms[a], arms[b], names=(a, b), labels=labels, metric=metric, resamples=resamples)
+        for a, b in combinations(arms, 2)
+        for metric in metrics
+    ]
 
 
 def compare_answers(
