@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rbft.answers import (
@@ -141,6 +141,25 @@ def test_labels_that_differ_only_in_case_need_the_exact_spelling() -> None:
     assert read_label("C++", ["C", "C++"]) == "C++"
 
 
+@pytest.mark.parametrize(
+    ("text", "labels", "expected"),
+    [
+        ("L.", ["L", "Ŀ"], "L"),
+        ("**ŀ**", ["L", "Ŀ"], "Ŀ"),
+        ("L·", ["L", "Ŀ"], "L"),
+        ("⒈", ["1", "2"], "1"),
+        ('"1"', ["1", "⒈"], "1"),
+        ("A™.", ["A", "A™"], "A™"),
+        ("atm", ["A", "A™"], "A™"),
+        ("A", ["a", "A.", "b"], None),
+    ],
+)
+def test_signs_that_a_compatibility_form_brings_tell_labels_apart(
+    text: str, labels: list[str], expected: str | None
+) -> None:
+    assert read_label(text, labels) == expected
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=12).filter(lambda s: s == s.strip()), min_size=1, max_size=5, unique=True))
 def test_every_label_reads_as_itself(labels: list[str]) -> None:
@@ -152,6 +171,7 @@ DECORATIONS = ["{}.", "**{}**", '"{}"', "Label: {}", "<answer>{}</answer>", "Ans
 
 
 @settings(max_examples=200, deadline=None)
+@example(["L", "Ŀ"], "{}.")
 @given(
     st.lists(WORDS, min_size=2, max_size=4, unique_by=lambda w: unicodedata.normalize("NFKC", w).casefold()),
     st.sampled_from(DECORATIONS),

@@ -56,16 +56,36 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
     for candidate in candidates:
         key = _bare(candidate)
         found = [label for label in labels if key and _bare(label) == key]
-        if found:
+        if len(found) > 1:  # `Ŀ` is `L·` in compatibility form: bare, it is like `L`
+            found = [label for label in found if _trimmed(label) == _trimmed(candidate)]
             return found[0] if len(found) == 1 else None
+        if found:
+            return found[0]
     return None
 
 
 def _bare(text: str) -> str:
     """Case folded, compatibility forms joined, inner spaces single, outer signs cut off."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("\\_", "_").split())
-    inside = [i for i, character in enumerate(folded) if unicodedata.category(character)[0] in "LNM"]
-    return folded[inside[0] : inside[-1] + 1] if inside else ""
+    return _cut(_folded(text))
+
+
+def _trimmed(text: str) -> str:
+    """Like `_bare`, but only the signs that were written are cut off, not those that a compatibility form brings."""
+    return _folded(_cut(text))
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("\\_", "_").split())
+
+
+def _cut(text: str) -> str:
+    inside = [i for i, character in enumerate(text) if _has_letters(character)]
+    return text[inside[0] : inside[-1] + 1] if inside else ""
+
+
+def _has_letters(character: str) -> bool:
+    """Whether this is a letter, number or mark, or (`™`) has one in its compatibility form."""
+    return any(unicodedata.category(part)[0] in "LNM" for part in unicodedata.normalize("NFKC", character))
 
 
 class LabelledRationale(NamedTuple):
