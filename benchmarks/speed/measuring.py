@@ -76,15 +76,15 @@ class Measured(Record):
 def in_turn(ours: Work, theirs: Work, *, repeats: int, cpu: bool = False, warm_up: int = 1) -> tuple[float, float]:
     """Median milliseconds of both, taken in turn: wall time, or processor time of this process with `cpu`."""
     clock = time.process_time if cpu else time.perf_counter
+    works = (ours, theirs)
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(warm_up + repeats):
-        for side, work in enumerate((ours, theirs) if number % 2 else (theirs, ours)):
-            work_side = side if number % 2 else 1 - side
+        for side in (0, 1) if number % 2 else (1, 0):
             gc.collect()
             start = clock()
-            work()
+            works[side]()
             if number >= warm_up:
-                times[work_side].append(1_000 * (clock() - start))
+                times[side].append(1_000 * (clock() - start))
     return statistics.median(times[0]), statistics.median(times[1])
 
 

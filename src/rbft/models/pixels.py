@@ -55,16 +55,18 @@ def patchify(frames: np.ndarray, grid: Grid) -> VisualInput:
     repeated to fill its temporal patch.
     """
     p, m, t = grid.patch_size, grid.merge_size, grid.temporal_patch_size
-    data = torch.from_numpy(np.array(frames))
-    if pad := -len(data) % t:
-        data = torch.cat([data, data[-1:].expand(pad, -1, -1, -1)])
-    steps, height, width = len(data) // t, data.shape[1] // p, data.shape[2] // p
-    blocks = data.view(steps, t, height // m, m, p, width // m, m, p, 3)
-    ordered = blocks.permute(
-        0, 2, 5, 3, 6, 8, 1, 4, 7
-    )  # step, row, column, row in square, column in square, c, t, y, x
-    patches = ordered.reshape(steps * height * width, 3 * t * p * p)
-    return VisualInput(pixels=patches, grid_thw=torch.tensor([steps, height, width]))
+    steps, height, width = -(-len(frames) // t), frames.shape[1] // p, frames.shape[2] // p
+    row = np.dtype((np.void, p))  # the p bytes of one row of a patch and one colour move as one
+    patches = np.empty((steps, height // m, width // m, m, m, 3, t, p), row)
+    for step in range(steps):
+        block = frames[step * t : (step + 1) * t]
+        if missing := t - len(block):
+            block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
+        colours_first = np.ascontiguousarray(block.transpose(3, 0, 1, 2)).view(row)
+        cut = colours_first.reshape(3, t, height // m, m, p, width // m, m)
+        patches[step] = cut.transpose(2, 5, 3, 6, 0, 1, 4)  # row, column, row in square, column in square, c, t, y
+    pixels = torch.from_numpy(patches.view(np.uint8).reshape(steps * height * width, 3 * t * p * p))
+    return VisualInput(pixels=pixels, grid_thw=torch.tensor([steps, height, width]))
 
 
 def affine_to(mean: Sequence[float], std: Sequence[float], grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
