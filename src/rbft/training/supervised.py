@@ -229,7 +229,14 @@ def _with_adapters(vlm: VLM, lora: Lora) -> Any:
 
 
 class _SealSaves(TrainerCallback):
-    """Checksums for every checkpoint that the Trainer writes, so that a damaged one is never resumed from."""
+    """Checksums for every checkpoint that the Trainer writes, so that a damaged one is never resumed from.
+
+    None is written after the last step: the stage's child is, and optimizer states of a large model take minutes.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -1,0 +1,84 @@
+"""What users run today: HF `Trainer` with a plain collator, full logits, right padding, and the processor's own input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.video_utils import VideoMetadata
+
+from rbft.experiment import Training
+from rbft.models.vlm import VLM, FrameSource
+from rbft.records import Example
+
+
+class Rows(Dataset[Example]):
+    """Examples as the Trainer wants them."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]
+
+
+class PlainCollator:
+    """Chat template, processor, padding on the right, labels on the answer: as in the tutorials.
+
+    The frames are given, decoded and sized, so that neither reading nor resizing counts.
+    """
+
+    def __init__(self, vlm: VLM, frames: FrameSource) -> None:
+        self._processor, self._frames, self._vlm = vlm.processor, frames, vlm
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        prompts, videos = [], []
+        for example in examples:
+            turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": example.prompt}]}
+            prompts.append(self._processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
+            videos.append(torch.from_numpy(self._frames.read(example.clip_id).data).permute(0, 3, 1, 2))
+        end = self._vlm.tokenizer.decode([self._vlm.end_of_turn])
+        texts = [prompt + example.answer + end for prompt, example in zip(prompts, examples, strict=True)]
+        self._processor.tokenizer.padding_side = "right"
+        metadata = [
+            VideoMetadata(total_num_frames=len(video), fps=self._frames.plan(example.clip_id).frames_per_second)
+            for video, example in zip(videos, examples, strict=True)
+        ]
+        made = self._processor(
+            text=texts, videos=videos, padding=True, return_tensors="pt",
+            videos_kwargs={"do_sample_frames": False, "do_resize": False, "video_metadata": metadata},
+        )  # fmt: skip
+        labels = torch.full_like(made["input_ids"], -100)
+        for row, example in enumerate(examples):
+            length = int(made["attention_mask"][row].sum())
+            answer = len(self._vlm.answer_ids(example.answer))
+            labels[row, length - answer : length] = made["input_ids"][row, length - answer : length]
+        return dict(made) | {"labels": labels}
+
+
+def train_plainly(
+    vlm: VLM, examples: Sequence[Example], frames: FrameSource, recipe: Training, *, steps: int, seed: int, work: Path
+) -> list[float]:
+    """Train `vlm` in place with the stock Trainer; returns the loss of every step."""
+    args = TrainingArguments(
+        output_dir=str(work), max_steps=steps, per_device_train_batch_size=recipe.micro_batch_size or 1,
+        gradient_accumulation_steps=recipe.batch_size // (recipe.micro_batch_size or 1),
+        learning_rate=recipe.learning_rate, lr_scheduler_type=recipe.scheduler, weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm, logging_steps=1, save_strategy="no", report_to=[], seed=seed,
+        data_seed=seed, remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True,
+    )  # fmt: skip
+    vlm.model.train()
+    trainer = Trainer(
+        model=vlm.model, args=args, train_dataset=Rows(examples), data_collator=PlainCollator(vlm, frames)
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
