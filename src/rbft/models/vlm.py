@@ -24,6 +24,7 @@ from rbft.errors import CheckpointError, UserError
 from rbft.models.family import Family, family_of
 from rbft.models.pixels import VisualInput, affine_to, patchify
 from rbft.models.sources import Source, is_on_hub, resolve
+from rbft.models.varlen import one_call_a_layer
 from rbft.records import Clip, FramePlan, Grid
 
 VIDEO_TYPE = 2
@@ -94,6 +95,7 @@ class VLM:
         """Load weights and processor of a Hugging Face name, a folder, or `embedded`.
 
         On a GPU the weights are bfloat16 for inference and float32 for training (under autocast); on a CPU float32.
+        With `sdpa`, a vision tower that reads patches attends in one call a layer, as `varlen` says.
         Raises CheckpointError where the folder is incomplete, damaged, or of an unknown family.
         """
         source = resolve(name_or_folder, revision=revision, allow_remote_code=allow_remote_code)
@@ -112,7 +114,10 @@ class VLM:
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{source.name}: cannot be loaded: {_first_line(error)}") from error
-        return cls(model.to(device).eval(), processor, source)
+        vlm = cls(model.to(device).eval(), processor, source)
+        if attention == "sdpa" and vlm.family.pixels == "patches":
+            one_call_a_layer(model)
+        return vlm
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and processor in the Hugging Face layout, loadable without rbft.
