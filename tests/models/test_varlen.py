@@ -100,7 +100,15 @@ def test_under_autocast_attention_runs_in_half_precision() -> None:
     bounds = torch.tensor([0, 3, 7], dtype=torch.int32)
     with torch.autocast("cpu", torch.bfloat16):
         made, _ = chunked_attention(
-            torch.nn.Module(), query, key, value, None, scaling=0.3, cu_seq_lens_q=bounds, max_length_q=4
+            torch.nn.Module(),
+            query,
+            key,
+            value,
+            None,
+            scaling=0.3,
+            cu_seq_lens_q=bounds,
+            max_length_q=4,
+            is_causal=False,
         )
     assert made.dtype == torch.bfloat16
 

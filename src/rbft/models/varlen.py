@@ -1,4 +1,4 @@
-"""Attention within chunks of one row: the vision tower's windows and frames, in one call a layer.
+"""Attention within chunks of one row: a vision tower's windows and frames, or packed clips, in one call a layer.
 
 transformers' own path for every implementation but the flash ones calls attention once for each chunk of a vision
 layer: 135 windows a step of a 280x504 clip. An implementation whose name holds "flash" is handed the whole row with
@@ -21,8 +21,13 @@ NAME = "rbft_flash_varlen"
 
 def one_call_a_layer(model: Any) -> None:
     """Let the vision tower of a loaded model attend through `chunked_attention`; the language model stays as it is."""
-    AttentionInterface.register(NAME, chunked_attention)
+    register()
     model.set_attn_implementation({"vision_config": NAME})
+
+
+def register() -> None:
+    """Make `chunked_attention` known to transformers under its name; again is no matter."""
+    AttentionInterface.register(NAME, chunked_attention)
 
 
 def chunked_attention(
@@ -36,15 +41,18 @@ def chunked_attention(
     cu_seq_lens_q: torch.Tensor,
     max_length_q: int,
     dropout: float = 0.0,
-    is_causal: bool = False,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of every token to its own chunk: transformers' attention interface, for rows that are cut in chunks.
 
     query [1, H, S, D], key and value [1, K, S, D] with H a multiple of K; `cu_seq_lens_q` int32 [N+1] are the chunks'
-    bounds and `max_length_q` is the longest. Returns [1, S, H, D]. Under autocast, its type as the library's SDPA.
+    bounds and `max_length_q` is the longest; `is_causal` None: as the module says. Returns [1, S, H, D], under autocast
+    of the type that the library's SDPA gives.
     """
-    assert attention_mask is None and len(query) == 1, (attention_mask, query.shape)
+    assert attention_mask is None and sliding_window is None and len(query) == 1, (sliding_window, query.shape)
+    is_causal = bool(module.is_causal) if is_causal is None else is_causal
     query, key, value = (_autocast(part)[0].transpose(0, 1) for part in (query, key, value))
     if _one_kernel(query) and not dropout:
         window = (-1, 0 if is_causal else -1)

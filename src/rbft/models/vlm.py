@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +78,8 @@ class VLM:
         self.source = source
         self.family: Family = family_of(model.config, source.name)
         self.grid: Grid = self.family.grid(model.config)
+        self.rope_index: Callable[..., Any] | None = model.model.get_rope_index if self.family.mrope else None
+        """M-RoPE positions of token rows, the model's own; kept here, so that it is found with adapters around it."""
 
     # -- loading and saving ----------------------------------------------------------------------------------------
 
@@ -211,9 +213,11 @@ class VLM:
             made["mm_token_type_ids"] = is_video.int() * VIDEO_TYPE
         return made | VisualInput.batch([e.visual for e in batch])
 
-    def to_model(self, collated: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def to_model(self, collated: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Keyword inputs of the model on its device: bytes travel, floats are made there."""
-        inputs = {name: tensor.to(self.device) for name, tensor in collated.items()}
+        inputs: dict[str, Any] = {name: tensor.to(self.device) for name, tensor in collated.items()}
+        if "cu_seq_lens_q" in inputs:
+            inputs["max_length_q"] = int(inputs["cu_seq_lens_q"].diff().max())
         pixels = inputs.pop("pixels")
         if self._affine is None:
             return inputs | {"pixel_values": pixels.to(self.model.dtype)}
@@ -221,9 +225,7 @@ class VLM:
         values = torch.addcmul(shift, pixels.float(), scale)
         return inputs | {"pixel_values_videos": values.to(self.model.dtype)}
 
-    def inputs(
-        self, batch: Sequence[Encoded], answers: Sequence[torch.Tensor] | None = None
-    ) -> dict[str, torch.Tensor]:
+    def inputs(self, batch: Sequence[Encoded], answers: Sequence[torch.Tensor] | None = None) -> dict[str, Any]:
         """`collate`, then `to_model`."""
         return self.to_model(self.collate(batch, answers))
 
