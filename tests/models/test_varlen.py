@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForImageTextToText
 
@@ -93,6 +95,32 @@ def test_every_chunk_sees_itself_alone(lengths: list[int], causal: bool) -> None
     weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
     expected = torch.einsum("bhqk,bhkd->bqhd", weights, value.repeat_interleave(2, dim=1))
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_gpu_is_given_one_call_of_its_kernel(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel itself runs on a GPU alone; here a stand-in takes its arguments, by its own signature."""
+    asked: list[dict[str, Any]] = []
+
+    def kernel(*given: Any, **options: Any) -> torch.Tensor:
+        asked.append(inspect.signature(varlen_attn).bind(*given, **options).arguments)
+        return torch.full_like(given[0], 7.0)
+
+    monkeypatch.setattr(varlen, "_one_kernel", lambda query: True)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    query, key, value = chunks([3, 4])
+    bounds = torch.tensor([0, 3, 7], dtype=torch.int32)
+    made, _ = chunked_attention(
+        torch.nn.Module(), query, key, value, None,
+        scaling=0.3, cu_seq_lens_q=bounds, max_length_q=4, is_causal=causal,
+    )  # fmt: skip
+    assert made.shape == (1, 7, 4, 8) and bool((made == 7).all())
+    (call,) = asked
+    assert torch.equal(call["query"], query[0].transpose(0, 1))
+    assert torch.equal(call["value"], value[0].transpose(0, 1))
+    assert call["cu_seq_q"] is call["cu_seq_k"], "the kernel's causal mask needs one tensor for both"
+    assert (call["max_q"], call["max_k"], call["scale"], call["enable_gqa"]) == (4, 4, 0.3, True)
+    assert call["window_size"] == ((-1, 0) if causal else (-1, -1))
 
 
 def test_under_autocast_attention_runs_in_half_precision() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import skip_first_batches
 from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, DataLoader
 
 from noise import noise_clip
 from rbft.clips.frames import Frames
@@ -17,7 +17,7 @@ from rbft.experiment import Training
 from rbft.models.packing import packed_language
 from rbft.models.vlm import VLM
 from rbft.records import Example, FramePlan, Grid
-from rbft.training.batches import IGNORED, Collator, LikeLengths, example_lengths
+from rbft.training.batches import IGNORED, Collator, ExampleDataset, LikeLengths, example_lengths
 from rbft.training.supervised import answer_loss, train
 
 MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -107,6 +107,18 @@ def test_training_on_packed_rows_has_the_losses_of_padded_ones(
         losses.append([point.loss for point in points])
         assert vlm.model.config.text_config._attn_implementation == "sdpa"
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_processes_that_read_ahead_make_the_same_batches(checkpoints: dict[str, Path]) -> None:
+    vlm = VLM.load(checkpoints["qwen2_5_vl"])
+    collator = Collator(vlm, MixedClips(vlm.grid), packed=True)
+    loaders = [
+        DataLoader(ExampleDataset(examples(6)), 2, collate_fn=collator, num_workers=n, multiprocessing_context=context)
+        for n, context in ((0, None), (2, "fork"))
+    ]
+    for ours, ahead in zip(*loaders, strict=True):
+        assert ours.keys() == ahead.keys()
+        assert all(torch.equal(ours[name], ahead[name]) for name in ours)
 
 
 # -- order ---------------------------------------------------------------------------------------------------------

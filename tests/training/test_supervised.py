@@ -16,7 +16,7 @@ from rbft.files import read_jsonl
 from rbft.models.vlm import VLM
 from rbft.records import Example, LossPoint
 from rbft.training.batches import IGNORED, Collator
-from rbft.training.supervised import answer_loss, num_steps, parameter_groups, train
+from rbft.training.supervised import answer_loss, compile_layers, num_steps, parameter_groups, train
 
 RECIPE = Training(
     learning_rate=1e-2,
@@ -198,6 +198,20 @@ def test_checkpointing_activations_changes_nothing(checkpoints: dict[str, Path],
         recipe = RECIPE.model_copy(update={"gradient_checkpointing": on})
         losses.append([p.loss for p in run(vlm, recipe, tmp_path / str(on), steps=3)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_language_layers_are_compiled_one_by_one_and_on_a_gpu_alone(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *, dynamic: compiled.append(self))
+    for family in FAMILY_NAMES:
+        vlm = VLM.load(checkpoints[family])
+        compile_layers(vlm.model)
+        assert compiled == list(vlm.model.model.language_model.layers)
+        compiled.clear()
+    run(vlm, RECIPE.model_copy(update={"compile": True}), tmp_path, steps=1)
+    assert compiled == []
 
 
 def test_a_loss_that_is_not_a_number_stops_before_anything_is_saved(
