@@ -51,15 +51,20 @@ class Collator:
         weights = torch.tensor([e.weight for e in examples], dtype=torch.float32)
         if self._packed:
             made = pack(self._vlm, encoded, answers)
-            return made | _packed_answers(made["cu_seq_lens_q"].tolist(), answers, weights)
-        longest = max(len(answer) for answer in answers)
-        labels = torch.full((len(examples), longest + 1), IGNORED, dtype=torch.long)
-        for i, answer in enumerate(answers):
-            labels[i, longest + 1 - len(answer) :] = answer
-        return self._vlm.collate(encoded, answers) | {"labels": labels, "weights": weights}
+            return made | packed_answers(made["cu_seq_lens_q"].tolist(), answers, weights)
+        return self._vlm.collate(encoded, answers) | {"labels": padded_labels(answers), "weights": weights}
 
 
-def _packed_answers(
+def padded_labels(answers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Answers [A_i] as labels int64 [B, A+1] that end together, IGNORED before them and in column 0."""
+    longest = max(len(answer) for answer in answers)
+    labels = torch.full((len(answers), longest + 1), IGNORED, dtype=torch.long)
+    for i, answer in enumerate(answers):
+        labels[i, longest + 1 - len(answer) :] = answer
+    return labels
+
+
+def packed_answers(
     bounds: Sequence[int], answers: Sequence[torch.Tensor], weights: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Labels, weights and places of the answers' rows; each begins with the row that predicts its first token."""

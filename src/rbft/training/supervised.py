@@ -67,7 +67,7 @@ def train(
     if recipe.compile and on_gpu:
         compile_layers(base)
     if recipe.lora is not None:
-        vlm.model = _with_adapters(vlm, recipe.lora)
+        vlm.model = with_adapters(vlm, recipe.lora)
     args = _arguments(vlm, recipe, steps=steps, seed=seed, work=work)
     writer = SummaryWriter(str(logs))
     trainer = AnswerTrainer(
@@ -250,7 +250,8 @@ def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path)
     return args
 
 
-def _with_adapters(vlm: VLM, lora: Lora) -> Any:
+def with_adapters(vlm: VLM, lora: Lora) -> Any:
+    """The model with low-rank adapters on its language layers; all else is frozen."""
     from peft import LoraConfig, get_peft_model
 
     language = "|".join(prefix.rstrip(".").replace(".", r"\.") for prefix in vlm.family.language)
