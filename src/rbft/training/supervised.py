@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import sys
 import warnings
 from collections.abc import Sequence
@@ -29,12 +30,8 @@ from rbft.training.batches import IGNORED, Collator, ExampleDataset, LikeLengths
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRAINED_FILE = "trained.safetensors"
-_AHEAD: dict[str, Any] = {
-    "dataloader_num_workers": 2,
-    "dataloader_prefetch_factor": 8,
-    "dataloader_multiprocessing_context": "fork",
-}
-"""On a GPU, processes that read frames and tokenise while the GPU works; on a processor they would take its cores."""
+READERS = 2
+"""Processes that read frames and tokenise while a GPU works."""
 
 
 def num_steps(num_examples: int, recipe: Training) -> int:
@@ -241,13 +238,28 @@ def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path)
         data_seed=seed,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
-        **(_AHEAD if on_gpu else {}),
+        **(reading_ahead(recipe) if on_gpu else {}),
         disable_tqdm=not sys.stderr.isatty(),
         use_cpu=not on_gpu,
     )
     if args.n_gpu > 1:
         args._n_gpu = 1  # one process, one GPU: nn.DataParallel would cut a batch of clips in the wrong places
     return args
+
+
+def reading_ahead(recipe: Training) -> dict[str, Any]:
+    """Trainer arguments for processes that keep the micro-batches of one step ready; none where there is no fork.
+
+    For a GPU: beside training on a processor they would take its cores.
+    """
+    if "fork" not in multiprocessing.get_all_start_methods():
+        return {}
+    micro_batches = recipe.batch_size // recipe.micro_batch_size
+    return {
+        "dataloader_num_workers": READERS,
+        "dataloader_prefetch_factor": max(1, math.ceil(micro_batches / READERS)),
+        "dataloader_multiprocessing_context": "fork",
+    }
 
 
 def with_adapters(vlm: VLM, lora: Lora) -> Any:
