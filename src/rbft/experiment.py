@@ -105,6 +105,7 @@ class Training(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     class_weights: Literal["none", "balanced"] = Field("none", description="weight label examples by 1 / frequency")
     gradient_checkpointing: bool = True
+    compile: bool = Field(False, description="on a GPU, compile the language layers: slow first steps, fast later ones")
     save_every_steps: int = Field(200, ge=1, description="how much work an interruption may cost")
     lora: Lora | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from rbft.experiment import Lora, Training
 from rbft.files import read_jsonl
 from rbft.models.vlm import VLM
 from rbft.records import Example, LossPoint
+from rbft.training import supervised
 from rbft.training.batches import IGNORED, Collator
-from rbft.training.supervised import answer_loss, num_steps, parameter_groups, train
+from rbft.training.supervised import answer_loss, compile_layers, num_steps, parameter_groups, reading_ahead, train
 
 RECIPE = Training(
     learning_rate=1e-2,
@@ -198,6 +200,46 @@ def test_checkpointing_activations_changes_nothing(checkpoints: dict[str, Path],
         recipe = RECIPE.model_copy(update={"gradient_checkpointing": on})
         losses.append([p.loss for p in run(vlm, recipe, tmp_path / str(on), steps=3)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_language_layers_are_compiled_one_by_one_and_on_a_gpu_alone(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *, dynamic: compiled.append(self))
+    for family in FAMILY_NAMES:
+        vlm = VLM.load(checkpoints[family])
+        compile_layers(vlm.model)
+        assert compiled == list(vlm.model.model.language_model.layers)
+        compiled.clear()
+    run(vlm, RECIPE.model_copy(update={"compile": True}), tmp_path, steps=1)
+    assert compiled == []
+
+
+@pytest.mark.parametrize(("batch", "micro", "each"), [(16, 1, 8), (16, 8, 1), (6, 2, 2), (4, 4, 1)])
+def test_readers_keep_one_step_ready(batch: int, micro: int, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = reading_ahead(Training(batch_size=batch, micro_batch_size=micro))
+    assert asked["dataloader_num_workers"] == 2
+    assert asked["dataloader_prefetch_factor"] == each
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    assert reading_ahead(Training()) == {}
+
+
+def test_training_with_readers_has_the_same_losses(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run(VLM.load(checkpoints["qwen2_5_vl"]), RECIPE, tmp_path / "plain", steps=4)
+    original = supervised._arguments
+
+    def ahead(vlm: VLM, recipe: Training, **rest: Any) -> Any:
+        made = original(vlm, recipe, **rest)
+        for name, value in reading_ahead(recipe).items():
+            setattr(made, name, value)
+        return made
+
+    monkeypatch.setattr(supervised, "_arguments", ahead)
+    read_ahead = run(VLM.load(checkpoints["qwen2_5_vl"]), RECIPE, tmp_path / "ahead", steps=4)
+    assert [p.loss for p in read_ahead] == [p.loss for p in plain]
 
 
 def test_a_loss_that_is_not_a_number_stops_before_anything_is_saved(

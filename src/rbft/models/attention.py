@@ -141,10 +141,10 @@ def _positions(vlm: VLM, length: int, count: int) -> torch.Tensor:
 
 @contextmanager
 def _eager(model: Any) -> Iterator[None]:
-    """Eager attention inside the block, since only it gives weights; afterwards what the model was loaded with."""
+    """Eager attention of the language model inside the block, since only it gives weights; afterwards as loaded."""
     loaded_with = model.config._attn_implementation
-    model.set_attn_implementation("eager")
+    model.set_attn_implementation({"": "eager", "text_config": "eager"})
     try:
         yield
     finally:
-        model.set_attn_implementation(loaded_with)
+        model.set_attn_implementation({"": loaded_with, "text_config": loaded_with})

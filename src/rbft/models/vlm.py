@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +24,7 @@ from rbft.errors import CheckpointError, UserError
 from rbft.models.family import Family, family_of
 from rbft.models.pixels import VisualInput, affine_to, patchify
 from rbft.models.sources import Source, is_on_hub, resolve
+from rbft.models.varlen import one_call_a_layer
 from rbft.records import Clip, FramePlan, Grid
 
 VIDEO_TYPE = 2
@@ -77,6 +78,8 @@ class VLM:
         self.source = source
         self.family: Family = family_of(model.config, source.name)
         self.grid: Grid = self.family.grid(model.config)
+        self.rope_index: Callable[..., Any] | None = model.model.get_rope_index if self.family.mrope else None
+        """M-RoPE positions of token rows, the model's own; kept here, so that it is found with adapters around it."""
 
     # -- loading and saving ----------------------------------------------------------------------------------------
 
@@ -94,6 +97,7 @@ class VLM:
         """Load weights and processor of a Hugging Face name, a folder, or `embedded`.
 
         On a GPU the weights are bfloat16 for inference and float32 for training (under autocast); on a CPU float32.
+        With `sdpa`, a vision tower that reads patches attends in one call a layer, as `varlen` says.
         Raises CheckpointError where the folder is incomplete, damaged, or of an unknown family.
         """
         source = resolve(name_or_folder, revision=revision, allow_remote_code=allow_remote_code)
@@ -112,7 +116,10 @@ class VLM:
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{source.name}: cannot be loaded: {_first_line(error)}") from error
-        return cls(model.to(device).eval(), processor, source)
+        vlm = cls(model.to(device).eval(), processor, source)
+        if attention == "sdpa" and vlm.family.pixels == "patches":
+            one_call_a_layer(model)
+        return vlm
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and processor in the Hugging Face layout, loadable without rbft.
@@ -206,9 +213,11 @@ class VLM:
             made["mm_token_type_ids"] = is_video.int() * VIDEO_TYPE
         return made | VisualInput.batch([e.visual for e in batch])
 
-    def to_model(self, collated: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def to_model(self, collated: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Keyword inputs of the model on its device: bytes travel, floats are made there."""
-        inputs = {name: tensor.to(self.device) for name, tensor in collated.items()}
+        inputs: dict[str, Any] = {name: tensor.to(self.device) for name, tensor in collated.items()}
+        if "cu_seq_lens_q" in inputs:
+            inputs["max_length_q"] = int(inputs["cu_seq_lens_q"].diff().max())
         pixels = inputs.pop("pixels")
         if self._affine is None:
             return inputs | {"pixel_values": pixels.to(self.model.dtype)}
@@ -216,9 +225,7 @@ class VLM:
         values = torch.addcmul(shift, pixels.float(), scale)
         return inputs | {"pixel_values_videos": values.to(self.model.dtype)}
 
-    def inputs(
-        self, batch: Sequence[Encoded], answers: Sequence[torch.Tensor] | None = None
-    ) -> dict[str, torch.Tensor]:
+    def inputs(self, batch: Sequence[Encoded], answers: Sequence[torch.Tensor] | None = None) -> dict[str, Any]:
         """`collate`, then `to_model`."""
         return self.to_model(self.collate(batch, answers))
 

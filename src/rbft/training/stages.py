@@ -40,7 +40,7 @@ class StageJob:
     def key(self) -> str:
         """Fingerprint of the inputs: the same key is the same child."""
         frames = [self.frame_keys[example.clip_id] for example in self.examples]
-        recipe = self.recipe.model_dump(exclude={"save_every_steps"})
+        recipe = self.recipe.model_dump(exclude={"save_every_steps", "compile"})
         return fingerprint(
             "stage", self.stage.kind, self.parent.fingerprint, list(self.examples), frames, recipe, self.steps,
             self.seed, self.prompts, list(self.prompts.labels), self.sampling.model_dump(), self.length_normalisation,

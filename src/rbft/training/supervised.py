@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,16 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from rbft.errors import CheckpointError, RbftError
 from rbft.experiment import Lora, Training
 from rbft.files import write_jsonl
+from rbft.models.packing import can_pack, packed_language
 from rbft.models.vlm import VLM, FrameSource
 from rbft.records import Example, LossPoint
 from rbft.store import is_sealed, seal
-from rbft.training.batches import IGNORED, Collator, ExampleDataset
+from rbft.training.batches import IGNORED, Collator, ExampleDataset, LikeLengths, example_lengths
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRAINED_FILE = "trained.safetensors"
+READERS = 2
+"""Processes that read frames and tokenise while a GPU works."""
 
 
 def num_steps(num_examples: int, recipe: Training) -> int:
@@ -46,13 +51,20 @@ def train(
     seed: int,
     work: Path,
     logs: Path,
+    packed: bool | None = None,
 ) -> list[LossPoint]:
     """Train `vlm` in place for `steps` optimizer steps; continue from the newest whole checkpoint in `work`.
 
+    `packed`: the clips of a micro-batch share one row without padding (None: on a GPU, where the model allows it).
     Writes TensorBoard files and `losses.jsonl` to `logs`. Raises RbftError where the loss is not a number.
     """
+    on_gpu = vlm.device.type == "cuda"
+    packed = on_gpu and can_pack(vlm) if packed is None else packed
+    base = vlm.model
+    if recipe.compile and on_gpu:
+        compile_layers(base)
     if recipe.lora is not None:
-        vlm.model = _with_adapters(vlm, recipe.lora)
+        vlm.model = with_adapters(vlm, recipe.lora)
     args = _arguments(vlm, recipe, steps=steps, seed=seed, work=work)
     writer = SummaryWriter(str(logs))
     trainer = AnswerTrainer(
@@ -61,13 +73,15 @@ def train(
         model=vlm.model,
         args=args,
         train_dataset=ExampleDataset(examples),
-        data_collator=Collator(vlm, frames),
+        data_collator=Collator(vlm, frames, packed=packed),
+        lengths=example_lengths(vlm, examples, frames),
         callbacks=[_SealSaves(), TensorBoardCallback(writer)],
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_LossOnTheBar())
-    trainer.train(resume_from_checkpoint=_newest_whole(work))
+    with packed_language(base) if packed else nullcontext():
+        trainer.train(resume_from_checkpoint=_newest_whole(work))
     writer.close()
     points = [
         LossPoint(step=entry["step"], loss=entry["loss"], learning_rate=entry["learning_rate"])
@@ -82,14 +96,17 @@ def train(
 
 
 class AnswerTrainer(Trainer):
-    """The Trainer, with two things of its own: parameter groups by module, and logits for answer rows only."""
+    """The Trainer, with three things of its own: parameter groups by module, logits for answer rows only, and
+    micro-batches of like length.
+    """
 
     loss_is_scaled_for_ga = True
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *, vlm: VLM, recipe: Training, **arguments: Any) -> None:
+    def __init__(self, *, vlm: VLM, recipe: Training, lengths: Sequence[int], **arguments: Any) -> None:
         self._vlm = vlm
         self._recipe = recipe
+        self._lengths = lengths
         super().__init__(**arguments)
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of a whole step
 
@@ -101,6 +118,13 @@ class AnswerTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The Trainer's order, with examples of like length in a micro-batch where a step has several of several."""
+        batch, micro = self._recipe.batch_size, self._recipe.micro_batch_size
+        if not 1 < micro < batch:
+            return super()._get_train_sampler(train_dataset)
+        return LikeLengths(self._lengths, batch_size=batch, seed=self.args.data_seed)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Only what is trained, under the model's own names.
@@ -127,7 +151,8 @@ class AnswerTrainer(Trainer):
     ) -> Any:
         """Weighted negative log-likelihood of the answer tokens / answer tokens of the whole optimizer step."""
         labels, weights = inputs.pop("labels"), inputs.pop("weights")
-        outputs = model(**self._vlm.to_model(inputs), logits_to_keep=labels.shape[1], use_cache=False)
+        kept = inputs.pop("answer_rows", labels.shape[1])
+        outputs = model(**self._vlm.to_model(inputs), logits_to_keep=kept, use_cache=False)
         loss = answer_loss(outputs.logits, labels, weights, num_items_in_batch)
         if not torch.isfinite(loss):
             raise RbftError(
@@ -145,14 +170,15 @@ def answer_loss(
 ) -> torch.Tensor:
     """Sum over rows of weight x negative log-likelihood of the answer's tokens, divided by `num_tokens`.
 
-    logits [B, A, V], labels int64 [B, A], weights [B]; the logits at position i predict the label at i + 1.
+    logits [B, A, V], labels int64 [B, A], weights [B] or [B, A]; the logits at position i predict the label at i + 1.
     `num_tokens` is the number of answer tokens in the optimizer step (None: in these labels), so that accumulated
     micro-batches add up to the loss of the whole batch.
     """
     targets = labels[:, 1:]
     flat = logits[:, :-1].float().flatten(0, 1)
     losses = cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction="none")
-    weighted = losses.view(targets.shape) * weights.to(losses.device)[:, None]
+    per_token = weights[:, 1:] if weights.ndim == 2 else weights[:, None]
+    weighted = losses.view(targets.shape) * per_token.to(losses.device)
     return weighted.sum() / (num_tokens if num_tokens is not None else (targets != IGNORED).sum())
 
 
@@ -176,6 +202,12 @@ def parameter_groups(vlm: VLM, model: Any, recipe: Training, decayed: Sequence[s
     ]
 
 
+def compile_layers(model: Any) -> None:
+    """Compile every language layer where it stands: they are alike, so one compilation serves all of them."""
+    for layer in model.model.language_model.layers:
+        layer.compile(dynamic=True)
+
+
 def _trained(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -193,6 +225,7 @@ def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path)
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         bf16=on_gpu,
+        optim="adamw_torch_fused",
         activation_checkpointing=recipe.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
         logging_steps=1,
@@ -205,6 +238,7 @@ def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path)
         data_seed=seed,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
+        **(reading_ahead(recipe) if on_gpu else {}),
         disable_tqdm=not sys.stderr.isatty(),
         use_cpu=not on_gpu,
     )
@@ -213,7 +247,23 @@ def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path)
     return args
 
 
-def _with_adapters(vlm: VLM, lora: Lora) -> Any:
+def reading_ahead(recipe: Training) -> dict[str, Any]:
+    """Trainer arguments for processes that keep the micro-batches of one step ready; none where there is no fork.
+
+    For a GPU: beside training on a processor they would take its cores.
+    """
+    if "fork" not in multiprocessing.get_all_start_methods():
+        return {}
+    micro_batches = recipe.batch_size // recipe.micro_batch_size
+    return {
+        "dataloader_num_workers": READERS,
+        "dataloader_prefetch_factor": max(1, math.ceil(micro_batches / READERS)),
+        "dataloader_multiprocessing_context": "fork",
+    }
+
+
+def with_adapters(vlm: VLM, lora: Lora) -> Any:
+    """The model with low-rank adapters on its language layers; all else is frozen."""
     from peft import LoraConfig, get_peft_model
 
     language = "|".join(prefix.rstrip(".").replace(".", r"\.") for prefix in vlm.family.language)
