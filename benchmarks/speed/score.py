@@ -1,4 +1,4 @@
-"""Scoring every label of a clip: one prefill for all of them, against a forward pass for each, and against generating.
+"""Scoring every label of a clip: one forward pass for all of them, against a forward pass for each, and against generating.
 
     python -m benchmarks.speed.score
 
@@ -23,10 +23,8 @@ from rbft.models.vlm import VLM, Encoded
 from rbft.prompts import load_prompts
 
 CLIPS = 8
-SEVEN = {
-    "wildlife": "", "senior care": "", "baby monitoring": "", "pet monitoring": "", "home security": "",
-    "package delivery": "", "kids monitoring": "",
-}  # fmt: skip
+SEVEN = dict.fromkeys(("normal", "abnormal", "cat sits", "person falls", "wildlife", "box lies", "bird flies"), "")
+"""Labels of two to five tokens with their end, as those of real tokenizers are; none is long."""
 
 
 @torch.inference_mode()

@@ -213,6 +213,16 @@ class VLM:
             made["mm_token_type_ids"] = is_video.int() * VIDEO_TYPE
         return made | VisualInput.batch([e.visual for e in batch])
 
+    def positions(self, collated: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Positions of a padded batch's tokens, int64 [3, B, S] where the family has M-RoPE, else [B, S]."""
+        mask = collated["attention_mask"]
+        if self.rope_index is None:
+            return (mask.cumsum(-1) - 1).clamp(min=0)
+        names = ("mm_token_type_ids", "video_grid_thw", "second_per_grid_ts")
+        given = {name: collated[name] for name in names if name in collated}
+        positions: torch.Tensor = self.rope_index(collated["input_ids"], attention_mask=mask, **given)[0]
+        return positions
+
     def to_model(self, collated: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Keyword inputs of the model on its device: bytes travel, floats are made there."""
         inputs: dict[str, Any] = {name: tensor.to(self.device) for name, tensor in collated.items()}
