@@ -17,7 +17,7 @@ from rbft.errors import CheckpointError, UserError
 from rbft.models.generate import generate
 from rbft.models.pixels import patchify
 from rbft.models.score import score_answers
-from rbft.models.vlm import VLM, load_grid, local_grid
+from rbft.models.vlm import VLM, grid_of, load_grid, local_source
 from rbft.records import Grid
 
 FAMILIES = pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -274,15 +274,15 @@ def test_the_grid_of_a_model_that_is_here_needs_no_network(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert local_grid("owner/name") is None
+    assert local_source("owner/name") is None
     cached = tmp_path / "models--owner--name"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("abc")
     (cached / "snapshots" / "abc").mkdir(parents=True)
     config = checkpoints["internvl"] / "config.json"
     (cached / "snapshots" / "abc" / "config.json").write_bytes(config.read_bytes())
-    assert local_grid("owner/name") == load_grid(checkpoints["internvl"])
-    assert local_grid("owner/name", revision="abc") == load_grid(checkpoints["internvl"])
-    assert local_grid("owner/name", revision="other") is None
-    assert local_grid(str(checkpoints["qwen3_vl"])) == load_grid(checkpoints["qwen3_vl"])
-    assert local_grid("embedded") == load_grid("embedded")
+    assert grid_of(local_source("owner/name")) == load_grid(checkpoints["internvl"])
+    assert grid_of(local_source("owner/name", revision="abc")) == load_grid(checkpoints["internvl"])
+    assert local_source("owner/name", revision="other") is None
+    assert grid_of(local_source(str(checkpoints["qwen3_vl"]))) == load_grid(checkpoints["qwen3_vl"])
+    assert grid_of(local_source("embedded")) == load_grid("embedded")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rbft.errors import CheckpointError
-from rbft.experiment import Sampling, Stage, Training
+from rbft.experiment import Recipe, Sampling, Stage
 from rbft.files import sha256_of, write_record
 from rbft.prompts import load_prompts
 from rbft.records import Checkpoint
@@ -27,7 +27,7 @@ def job() -> StageJob:
         stage=Stage(kind="label"),
         parent=BASE,
         examples=(),
-        recipe=Training(),
+        recipe=Recipe(micro_batch_size=1, gradient_checkpointing=False),
         steps=3,
         seed=0,
         prompts=load_prompts("brief", persona="Expert", labels={"no": "nothing", "fall": "a fall"}),

@@ -11,14 +11,14 @@ import torch
 from factories import FAMILY_NAMES
 from noise import NoiseClips
 from rbft.errors import RbftError
-from rbft.experiment import Lora, Training
+from rbft.experiment import Lora, Recipe, Training
 from rbft.files import read_jsonl
 from rbft.models.vlm import VLM
 from rbft.records import Example, LossPoint
 from rbft.training.batches import IGNORED, Collator
 from rbft.training.supervised import answer_loss, num_steps, parameter_groups, train
 
-RECIPE = Training(
+RECIPE = Recipe(
     learning_rate=1e-2,
     vision_learning_rate=1e-3,
     batch_size=4,
@@ -38,7 +38,7 @@ def examples(number: int = 10) -> list[Example]:
 
 
 def run(
-    vlm: VLM, recipe: Training, folder: Path, *, steps: int | None = None, seed: int = 0, number: int = 10
+    vlm: VLM, recipe: Recipe, folder: Path, *, steps: int | None = None, seed: int = 0, number: int = 10
 ) -> list[LossPoint]:
     return train(
         vlm,

@@ -18,9 +18,9 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from rbft.errors import CheckpointError, RbftError
-from rbft.experiment import Lora, Training
 from rbft.files import write_jsonl
 from rbft.models.vlm import VLM, FrameSource
+from rbft.recipe import Lora, Recipe, Training
 from rbft.records import Example, LossPoint
 from rbft.store import is_sealed, seal
 from rbft.training.batches import IGNORED, Collator, ExampleDataset
@@ -40,7 +40,7 @@ def train(
     vlm: VLM,
     examples: Sequence[Example],
     frames: FrameSource,
-    recipe: Training,
+    recipe: Recipe,
     *,
     steps: int,
     seed: int,
@@ -87,7 +87,7 @@ class AnswerTrainer(Trainer):
     loss_is_scaled_for_ga = True
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *, vlm: VLM, recipe: Training, **arguments: Any) -> None:
+    def __init__(self, *, vlm: VLM, recipe: Recipe, **arguments: Any) -> None:
         self._vlm = vlm
         self._recipe = recipe
         super().__init__(**arguments)
@@ -180,13 +180,13 @@ def _trained(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path) -> TrainingArguments:
+def _arguments(vlm: VLM, recipe: Recipe, *, steps: int, seed: int, work: Path) -> TrainingArguments:
     on_gpu = vlm.device.type == "cuda"
     args = TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=recipe.micro_batch_size,
-        gradient_accumulation_steps=recipe.batch_size // recipe.micro_batch_size,
+        gradient_accumulation_steps=recipe.accumulated,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler,
         warmup_steps=math.ceil(recipe.warmup_ratio * steps),
