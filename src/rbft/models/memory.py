@@ -12,9 +12,9 @@ from typing import Literal
 
 from rbft.models.shape import ModelShape
 
-GIB = 2**30
-PROCESS_BYTES = GIB
-"""Python and its libraries on a CPU; the context and the workspaces of CUDA's libraries on a GPU."""
+MIB, GIB = 2**20, 2**30
+PROCESS_BYTES = {"cpu": 3 * GIB // 2, "cuda": GIB}
+"""Python and its libraries on a CPU (measured: 1.3 to 1.5 GiB); the context and workspaces of CUDA on a GPU."""
 UNUSABLE_SHARE = {"cpu": 0.10, "cuda": 0.06}
 """Of a whole device: for the rest of the system, or for what an allocator cuts into pieces too small to use."""
 
@@ -38,7 +38,7 @@ class Device:
     def budget(self) -> int:
         """Bytes for tensors: what is given, or the device without its unusable share; in both cases less a process."""
         whole = self.given if self.given is not None else int(self.total * (1 - UNUSABLE_SHARE[self.kind]))
-        return whole - PROCESS_BYTES
+        return whole - PROCESS_BYTES[self.kind]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rbft.experiment import Experiment
 from rbft.models.memory import Device, Method, Peak, generating_peak, scoring_peak, training_peak
 from rbft.models.shape import ModelShape
 from rbft.recipe import Lora, Recipe, Training
-from rbft.training.plan import MOST_CLIPS, MemoryPlan, PhaseRow, gib
+from rbft.training.plan import MOST_CLIPS, MemoryPlan, PhaseRow, size
 from rbft.training.work import Work
 
 ENOUGH_TOKENS = 16_384
@@ -202,7 +202,7 @@ def _in_words(recipe: Recipe) -> str:
 def _why_lora(chooser: Chooser, short: Peak) -> str:
     return (
         f"LoRA is trained instead of every weight, which is another method than the paper's: full fine-tuning needs "
-        f"{gib(short.total)} GiB at least, {gib(max(0, chooser.device.budget))} are there. "
+        f"{size(short.total)} at least, {size(max(0, chooser.device.budget))} are there. "
         "training.method=full forbids this. LoRA wants a higher learning rate: try training.learning_rate=1e-4"
     )
 
@@ -212,10 +212,10 @@ def _training_faults(chooser: Chooser, recipe: Recipe) -> list[str]:
     peak = chooser.training(method, min(recipe.micro_batch_size, len(chooser.work.train)))
     if chooser.fits(peak):
         return []
-    there = gib(max(0, chooser.device.budget))
+    there = size(max(0, chooser.device.budget))
     said = (
         f"training does not fit the memory: {_name(method)} with micro-batch {recipe.micro_batch_size} needs "
-        f"{gib(peak.total)} GiB, {there} are there. Next: "
+        f"{size(peak.total)}, {there} are there. Next: "
     )
     smallest = Method(method.rank, True, method.vision)
     if chooser.fits(chooser.training(smallest, 1)):
@@ -242,7 +242,7 @@ def _asking_faults(chooser: Chooser, experiment: Experiment) -> list[str]:
         most = chooser.most(peak)
         step = f"{setting}={most}" if most else "fewer frames (sampling.max_frames), or a smaller model"
         faults.append(
-            f"{what} does not fit the memory: {clips} clips at once need {gib(peak(clips).total)} GiB, "
-            f"{gib(max(0, chooser.device.budget))} are there. Next: {step}"
+            f"{what} does not fit the memory: {clips} clips at once need {size(peak(clips).total)}, "
+            f"{size(max(0, chooser.device.budget))} are there. Next: {step}"
         )
     return faults

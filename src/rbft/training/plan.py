@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rbft.errors import ShortMemoryError
-from rbft.models.memory import GIB
+from rbft.models.memory import GIB, MIB
 from rbft.records import Record
 
 MOST_CLIPS = 256
@@ -49,8 +49,8 @@ class MemoryPlan(Record):
     def lines(self) -> list[str]:
         """The table, for a terminal of any width."""
         return [
-            f"Memory: {self.model}, {self.parameters / 1e9:,.2f} billion parameters, on {self.device} with "
-            f"{gib(self.device_bytes)} GiB, {gib(self.budget_bytes)} of them for tensors",
+            f"Memory: {self.model}, {_parameters(self.parameters)} parameters, on {self.device} with "
+            f"{size(self.device_bytes)}, {size(self.budget_bytes)} of them for tensors",
             f"Tokens per clip: {self.median_tokens:,} (median: {self.median_visual_tokens:,} visual, "
             f"{self.median_tokens - self.median_visual_tokens:,} text), {self.largest_tokens:,} (largest: "
             f"{self.largest_visual_tokens:,} visual, {self.largest_tokens - self.largest_visual_tokens:,} text)",
@@ -60,17 +60,27 @@ class MemoryPlan(Record):
         ]
 
 
+def size(count: int) -> str:
+    """Bytes in GiB, below one in MiB."""
+    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / MIB:.0f} MiB"
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
+
+
 def _table(rows: Sequence[PhaseRow]) -> list[str]:
-    """Lines in columns: GiB at the peak; `*` marks what is done."""
-    cells: list[tuple[str, ...]] = [
-        ("GiB expected at the peak", "clips", "weights", "state", "work", "all", "most clips that fit")
-    ]
+    """Lines in columns, in GiB, or in MiB where all is small; `*` marks what is done."""
+    large = max(row.total for row in rows) >= GIB
+    unit = "GiB" if large else "MiB"
+    names = ("clips", "weights", "training state", "activations", "all", "most clips that fit")
+    cells: list[tuple[str, ...]] = [(f"{unit} expected at the peak", *names)]
     for row in rows:
+        parts = (row.weights, row.state, row.work, row.total)
+        numbers = [f"{part / GIB:,.1f}" if large else f"{part / MIB:,.0f}" for part in parts]
         most = f"{row.most_clips}" if row.most_clips < MOST_CLIPS else f"{MOST_CLIPS} or more"
-        numbers = [gib(part) for part in (row.weights, row.state, row.work, row.total)]
-        cells.append(
-            (("* " if row.chosen else "  ") + row.phase, str(row.clips), *numbers, most if most != "0" else "none")
-        )
+        mark = "*" if row.chosen else " "
+        cells.append((f"{mark} {row.phase}", str(row.clips), *numbers, most if row.most_clips else "none"))
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return [
         "  ".join(
@@ -81,11 +91,6 @@ def _table(rows: Sequence[PhaseRow]) -> list[str]:
     ]
 
 
-def gib(count: int) -> str:
-    """Bytes as GiB in a few digits."""
-    return f"{count / GIB:,.1f}" if count >= GIB else f"{count / GIB:.2f}"
-
-
 @contextmanager
 def explained(plan: MemoryPlan) -> Iterator[None]:
     """Turn what an allocator says when it runs out into ShortMemoryError with the table and the next step."""
@@ -94,15 +99,15 @@ def explained(plan: MemoryPlan) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
-        smaller = plan.budget_bytes / GIB * 0.8 + 1
+        smaller = 0.8 * plan.device_bytes / GIB
         said = (str(error).strip() or "MemoryError").splitlines()[0][:200]
         raise ShortMemoryError(
             [
                 f"out of memory on {plan.device}: {said}",
                 *plan.lines(),
-                f"Next: close what else uses this memory, or set memory_gib={smaller:.1f} for smaller batches (it can "
-                "turn full fine-tuning into LoRA; training.method=full forbids that), fewer frames "
-                "(sampling.max_frames) or a smaller model. The same command continues",
+                f"Next: end what else uses this memory, or set memory_gib={smaller:.1f}, so that smaller batches are "
+                "chosen (training.method=full forbids that LoRA is), or take fewer frames (sampling.max_frames) or a "
+                "smaller model. What is finished is kept",
             ]
         ) from error
 
