@@ -11,6 +11,7 @@ import torch
 
 from commands import command
 from rbft.files import read_record
+from rbft.models.sources import resolve
 from rbft.results import Report
 from rbft.store import read_card
 from rbft.training.plan import MemoryPlan
@@ -106,6 +107,18 @@ def test_lora_is_chosen_where_full_does_not_fit_and_the_report_says_so(
     assert "examples" not in capsys.readouterr().err, "however batches are cut, the child is the same"
     assert run(experiment, tmp_path, f"memory_gib={FOR_LORA}", "training.method=full") == 2
     assert "training does not fit the memory: full fine-tuning, checkpointing" in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_that_is_here_in_part_is_no_fault(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve("embedded").folder / "config.json"
+    (tmp_path / "config.json").write_bytes(config.read_bytes())
+    monkeypatch.setattr("rbft.models.vlm.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "config.json"))
+    assert command("check", str(experiment), "--model", "owner/name", "--json") == 0
+    [note] = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
+    assert note.startswith("rbft: note: owner/name: its processor cannot be loaded: ")
+    assert note.endswith("; the memory that a run needs is not known")
 
 
 def test_running_out_is_explained(

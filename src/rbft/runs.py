@@ -16,14 +16,14 @@ from rbft.clips.check import CheckResult, check_experiment
 from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import build_manifest, clip_frames, inspect_clips
 from rbft.clips.manifest import Listing, read_manifest
-from rbft.errors import ExperimentError, ManifestError, UserError
+from rbft.errors import CheckpointError, ExperimentError, ManifestError, UserError
 from rbft.evaluation.curve import curve_faults, num_labelled, with_share
 from rbft.evaluation.verdict import Runs, dataset_report
 from rbft.experiment import Arm, Experiment, load_experiment
 from rbft.files import held, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.general import general_session, list_general, retention
-from rbft.models.sources import Source, resolve
+from rbft.models.sources import Source, is_on_hub, resolve
 from rbft.models.vlm import TokenCounter, device_name, grid_of, model_shape, this_device
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
@@ -191,6 +191,7 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
     result = check_experiment(experiment, None if source is None else grid_of(source, allow_remote_code=remote_code))
     faults: list[str] = []
     memory: list[str] = []
+    notes: list[str] = []
     try:
         list_general(experiment)
     except UserError as error:
@@ -211,8 +212,11 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
                 faults += fitted.faults
                 memory = fitted.plan.lines()
     except UserError as error:
-        faults += error.faults
-    return replace(result, faults=(*result.faults, *faults), memory=tuple(memory))
+        if isinstance(error, CheckpointError) and is_on_hub(experiment.model):  # a run fetches what is missing
+            notes += [f"{fault}; the memory that a run needs is not known" for fault in error.faults]
+        else:
+            faults += error.faults
+    return replace(result, faults=(*result.faults, *faults), notes=(*result.notes, *notes), memory=tuple(memory))
 
 
 def _fit(

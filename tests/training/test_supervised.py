@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -166,6 +167,38 @@ def test_interrupted_training_ends_with_the_same_weights(
     assert len(calls) - before == 3, "only the two steps after the last save are done again"
     for name, parameter in weights(whole).items():
         assert torch.equal(parameter, weights(resumed)[name]), name
+
+
+def test_interrupted_training_goes_on_with_other_micro_batches(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a move to another device, where more fits: the same examples in the same steps."""
+    recipe = RECIPE.model_copy(update={"save_every_steps": 2, "scheduler": "cosine"})
+    whole = VLM.load(checkpoints["qwen2_5_vl"])
+    expected = run(whole, recipe, tmp_path / "whole")
+    monkeypatch.setattr("rbft.training.supervised.Collator.__call__", _failing_at(9, Collator.__call__))
+    with pytest.raises(KeyboardInterrupt):
+        run(VLM.load(checkpoints["qwen2_5_vl"]), recipe, tmp_path / "cut")
+    monkeypatch.undo()
+    resumed = VLM.load(checkpoints["qwen2_5_vl"])
+    other = recipe.model_copy(update={"micro_batch_size": 4, "gradient_checkpointing": True})
+    points = run(resumed, other, tmp_path / "cut")
+    assert [point.loss for point in points] == pytest.approx([point.loss for point in expected], rel=1e-4)
+    for name, parameter in weights(whole).items():
+        torch.testing.assert_close(parameter, weights(resumed)[name], atol=2e-3, rtol=0, msg=name)
+
+
+def _failing_at(number: int, original: Any) -> Any:
+    calls: list[int] = []
+
+    def call(self: Collator, batch: list[Example]) -> dict[str, torch.Tensor]:
+        calls.append(len(batch))
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        made: dict[str, torch.Tensor] = original(self, batch)
+        return made
+
+    return call
 
 
 def test_a_damaged_save_is_passed_over(checkpoints: dict[str, Path], tmp_path: Path) -> None:
