@@ -44,10 +44,10 @@ INTERNVL_TEMPLATE = QWEN_TEMPLATE.replace("<|vision_start|><|video_pad|><|vision
 FAMILY_NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
 
 
-def build_checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:
-    """Write a random checkpoint of a family (about 100,000 parameters) and return its folder."""
+def build_checkpoint(family: str, folder: Path, *, seed: int = 0, text: Any = None, vision: Any = None) -> Path:
+    """Write a random checkpoint of a family (about 100,000 parameters, or of the given sizes) and return its folder."""
     torch.manual_seed(seed)
-    model, processor = {"internvl": _internvl}.get(family, _qwen)(family)
+    model, processor = {"internvl": _internvl}.get(family, _qwen)(family, text or {}, vision or {})
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
     model.save_pretrained(folder)
@@ -84,14 +84,16 @@ def _text(vocab_size: int, **extra: Any) -> dict[str, Any]:
     } | extra
 
 
-def _qwen(family: str) -> tuple[Any, Any]:
+def _qwen(family: str, sizes: Any, vision_sizes: Any) -> tuple[Any, Any]:
     tokenizer = byte_tokenizer(QWEN_SPECIAL)
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
-    text = _text(len(tokenizer), rope_parameters=rope)
+    eighth = sizes.get("head_dim", 8) // 8
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2 * eighth, eighth, eighth]}
+    text = _text(len(tokenizer), rope_parameters=rope) | sizes
     ids = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 3, "vision_end_token_id": 4}
     common = {"patch_size": 14, "temporal_patch_size": 2, "spatial_merge_size": 2, "depth": 2, "num_heads": 4}
+    out = text["hidden_size"]
     if family == "qwen2_vl":
-        vision = common | {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
+        vision = common | {"embed_dim": 32, "hidden_size": out, "mlp_ratio": 2} | vision_sizes
         config: Any = Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
         model: Any = Qwen2VLForConditionalGeneration(config)
         processor: Any = Qwen2VLProcessor(
@@ -99,8 +101,8 @@ def _qwen(family: str) -> tuple[Any, Any]:
         )
     elif family == "qwen2_5_vl":
         vision = common | {
-            "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32, "fullatt_block_indexes": [1],
-        }  # fmt: skip
+            "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": out, "fullatt_block_indexes": [1],
+        } | vision_sizes  # fmt: skip
         config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
         model = Qwen2_5_VLForConditionalGeneration(config)
         processor = Qwen2_5_VLProcessor(
@@ -108,12 +110,12 @@ def _qwen(family: str) -> tuple[Any, Any]:
         )
     else:
         vision = common | {
-            "patch_size": 16, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32,
+            "patch_size": 16, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": out,
             "num_position_embeddings": 64, "deepstack_visual_indexes": [0],
-        }  # fmt: skip
+        } | vision_sizes  # fmt: skip
         rope3 = rope | {"mrope_interleaved": True}
         config = Qwen3VLConfig(
-            text_config=text | {"rope_parameters": rope3, "head_dim": 8}, vision_config=vision, **ids
+            text_config={"head_dim": 8} | text | {"rope_parameters": rope3}, vision_config=vision, **ids
         )
         model = Qwen3VLForConditionalGeneration(config)
         processor = Qwen3VLProcessor(
@@ -122,7 +124,7 @@ def _qwen(family: str) -> tuple[Any, Any]:
     return model, processor
 
 
-def _internvl(family: str) -> tuple[Any, Any]:
+def _internvl(family: str, sizes: Any, vision_sizes: Any) -> tuple[Any, Any]:
     tokenizer = byte_tokenizer(
         INTERNVL_SPECIAL,
         extra_special_tokens={
@@ -130,11 +132,11 @@ def _internvl(family: str) -> tuple[Any, Any]:
             "video_token": "<video>",
         },
     )  # fmt: skip
-    text = _text(len(tokenizer), model_type="qwen2")
+    text = _text(len(tokenizer), model_type="qwen2") | sizes
     vision = {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "image_size": [56, 56], "patch_size": [14, 14],
-    }  # fmt: skip
+    } | vision_sizes  # fmt: skip
     config = InternVLConfig(
         text_config=text, vision_config=vision, image_token_id=5, image_seq_length=4, downsample_ratio=0.5
     )

@@ -47,8 +47,8 @@ def test_the_smallest_file_has_the_papers_recipe(tmp_path: Path) -> None:
     assert (training.scheduler, training.warmup_ratio) == ("cosine", 0.03)
     assert (training.weight_decay, training.max_grad_norm) == (0.1, 1.0)
     assert (training.batch_size, training.epochs) == (16, 1.0)
-    assert training.gradient_checkpointing
-    assert training.lora is None
+    assert (training.micro_batch_size, training.gradient_checkpointing) == (None, None), "as many as fit"
+    assert (training.method, training.lora) == ("auto", None)
     assert training.class_weights == "none"
     sampling = experiment.sampling
     assert (sampling.fps, sampling.min_frames, sampling.max_frames) == (1.0, 4, 768)
@@ -136,7 +136,7 @@ def test_all_faults_at_once() -> None:
         "training.lora.rnk: no such setting; did you mean 'rank'?",
         "fsp: no such setting; there are name, clips, model, revision, domain, labels, arms, seeds, prompts, sampling, "
         "limits, split, rationales, training, evaluation, on_bad_clip, allow_outside, allow_remote_code, output, "
-        "workers",
+        "workers, memory_gib",
     ]
 
 
@@ -184,6 +184,11 @@ def test_what_is_missing() -> None:
             {"training": {"learning_rate": float("nan")}},
             "training.learning_rate: Input should be a finite number (given: nan)",
         ),
+        (
+            {"training": {"method": "full", "lora": {"rank": 4}}},
+            "training: method full and lora exclude each other; leave one of them out",
+        ),
+        ({"memory_gib": 0}, "memory_gib: Input should be greater than 0 (given: 0)"),
         ({"training": {"lora": True}}, "training.lora: must be a mapping of names to values (given: True)"),
         ({"sampling": {"min_pixels": 200_000}}, "sampling: min_pixels 200000 is above max_pixels 151200"),
         ({"sampling": {"min_frames": 8, "max_frames": 4}}, "sampling: min_frames 8 is above max_frames 4"),

@@ -85,8 +85,8 @@ def write_experiment(folder: Path, clips: Path, arms: tuple[str, ...]) -> Path:
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file with its size and time of change; the report is written anew each time and is left out."""
-    skipped = {"report.html", "report.json", "experiment.json", "manifest.json", ".lock"}
+    """Every file with its size and time of change; what is written anew each time is left out."""
+    skipped = {"report.html", "report.json", "experiment.json", "manifest.json", "memory.json", ".lock"}
     files = [f for f in folder.rglob("*") if f.is_file() and f.name not in skipped and f.suffix != ".csv"]
     return {str(f.relative_to(folder)): (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
 

@@ -17,13 +17,13 @@ from benchmarks.speed.measuring import Row, main
 from benchmarks.speed.model import LABELS, PERSONA, big_head, random_clips
 from benchmarks.speed.training import step_row
 
-from rbft.experiment import Training
+from rbft.experiment import Recipe
 from rbft.models.vlm import VLM
 from rbft.prompts import load_prompts
 from rbft.records import Example
 
 BATCH = 8
-RECIPE = Training(batch_size=BATCH, micro_batch_size=BATCH, gradient_checkpointing=False, warmup_ratio=0.0)
+RECIPE = Recipe(batch_size=BATCH, micro_batch_size=BATCH, gradient_checkpointing=False, warmup_ratio=0.0)
 
 
 def rows(options: argparse.Namespace) -> list[Row]:

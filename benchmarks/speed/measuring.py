@@ -142,7 +142,12 @@ def main(doc: str, rows: Callable[[argparse.Namespace], list[Row]]) -> int:
 def measured(phase: str, rows: Sequence[Row]) -> Measured:
     """Rows with the machine that they were measured on."""
     return Measured(
-        phase=phase, rows=tuple(rows), machine=_machine(), threads=_threads(), versions=_versions(), day=str(date.today())
+        phase=phase,
+        rows=tuple(rows),
+        machine=_machine(),
+        threads=_threads(),
+        versions=_versions(),
+        day=str(date.today()),
     )
 
 

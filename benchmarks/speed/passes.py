@@ -59,7 +59,9 @@ def cache_row(clip: Path, root: Path, repeats: int) -> Row:
 def passes_row(clips: list[Path], root: Path, repeats: int) -> Row:
     """Four passes over several clips, the first from files that were never seen."""
     plans = [plan_frames(examine(clip, LIMITS)[0], Sampling(), Grid()) for clip in clips]
-    levels = [np.abs(ours(c).data.astype(np.int16) - qwen_vl_utils(c, p)).mean() for c, p in zip(clips, plans, strict=True)]
+    levels = [
+        np.abs(ours(c).data.astype(np.int16) - qwen_vl_utils(c, p)).mean() for c, p in zip(clips, plans, strict=True)
+    ]
     equal = check_close("mean grey levels", float(max(levels)), MEAN_LEVELS)
 
     def mine() -> None:
@@ -85,7 +87,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
     torch.set_num_threads(1)
     with folder() as root:
         clips = [
-            make_clip(root / f"{n}.mp4", seconds=18, width=1280, height=720, b_frames=n % 2 == 0, seed=n) for n in range(4)
+            make_clip(root / f"{n}.mp4", seconds=18, width=1280, height=720, b_frames=n % 2 == 0, seed=n)
+            for n in range(4)
         ]
         return [cache_row(clips[0], root, options.repeats), passes_row(clips, root, options.repeats)]
 

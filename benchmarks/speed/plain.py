@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.video_utils import VideoMetadata
 
-from rbft.experiment import Training
+from rbft.experiment import Recipe
 from rbft.models.vlm import VLM, FrameSource
 from rbft.records import Example
 
@@ -65,12 +65,12 @@ class PlainCollator:
 
 
 def train_plainly(
-    vlm: VLM, examples: Sequence[Example], frames: FrameSource, recipe: Training, *, steps: int, seed: int, work: Path
+    vlm: VLM, examples: Sequence[Example], frames: FrameSource, recipe: Recipe, *, steps: int, seed: int, work: Path
 ) -> list[float]:
     """Train `vlm` in place with the stock Trainer; returns the loss of every step."""
     args = TrainingArguments(
-        output_dir=str(work), max_steps=steps, per_device_train_batch_size=recipe.micro_batch_size or 1,
-        gradient_accumulation_steps=recipe.batch_size // (recipe.micro_batch_size or 1),
+        output_dir=str(work), max_steps=steps, per_device_train_batch_size=recipe.micro_batch_size,
+        gradient_accumulation_steps=recipe.accumulated,
         learning_rate=recipe.learning_rate, lr_scheduler_type=recipe.scheduler, weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm, logging_steps=1, save_strategy="no", report_to=[], seed=seed,
         data_seed=seed, remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True,

@@ -19,13 +19,13 @@ from benchmarks.speed.measuring import Row, main
 from benchmarks.speed.model import LABELS, PERSONA, big_head, like_real_lengths, random_clips
 from benchmarks.speed.training import step_row
 
-from rbft.experiment import Training
+from rbft.experiment import Recipe
 from rbft.models.vlm import VLM
 from rbft.prompts import load_prompts
 from rbft.records import Example
 
 CLIPS, MICRO = 16, 4
-RECIPE = Training(batch_size=CLIPS, micro_batch_size=MICRO, gradient_checkpointing=False, warmup_ratio=0.0)
+RECIPE = Recipe(batch_size=CLIPS, micro_batch_size=MICRO, gradient_checkpointing=False, warmup_ratio=0.0)
 WORDS = "a person walks by the door at night and the small dog waits near the gate".split()
 
 

@@ -53,6 +53,7 @@ def label_rows(vlm: VLM, labels: dict[str, str], repeats: int) -> list[Row]:
 
     found = []
     for name, lean, share in (("C forwards, full logits", False, 1.5), ("C forwards, label rows", True, 0.8)):
+
         def theirs(lean: bool = lean) -> torch.Tensor:
             return one_by_one(vlm, batch, answers, lean=lean)
 

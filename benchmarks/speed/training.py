@@ -10,7 +10,7 @@ from benchmarks.speed.measuring import Row, check_close, in_turn
 from benchmarks.speed.model import fresh
 from benchmarks.speed.plain import train_plainly
 
-from rbft.experiment import Training
+from rbft.experiment import Recipe
 from rbft.models.vlm import VLM, FrameSource
 from rbft.records import Example
 from rbft.training.supervised import train
@@ -26,7 +26,7 @@ def step_row(
     vlm: VLM,
     examples: Sequence[Example],
     frames: FrameSource,
-    recipe: Training,
+    recipe: Recipe,
     root: Path,
     repeats: int,
 ) -> Row:

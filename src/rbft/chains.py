@@ -50,7 +50,7 @@ def _checkpoint(session: Session, arm: Arm, number: int, seed: int) -> Checkpoin
 def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint:
     stage = arm.stages[number - 1]
     examples = stage_examples(session, arm, number, seed)
-    recipe = session.experiment.stage_training(stage)
+    recipe = session.fit.recipe(session.experiment.stage_training(stage))
     steps = stage_steps(session, arm, number, seed)
     job = StageJob(
         stage=stage,

@@ -79,11 +79,11 @@ def check(
         changes = {"labels": allowed or None, "sampling.fps": fps, "workers": workers or None, "model": model}
         changes["allow_outside"] = allow_outside or None
         asked = load_experiment(clips, [f"{k}={json.dumps(v)}" for k, v in changes.items() if v is not None])
-        from rbft.models.vlm import local_grid  # loads torch; a fault in the file is told before that
+        from rbft.models.vlm import local_source  # loads torch; a fault in the file is told before that
         from rbft.runs import check_run
 
-        grid = local_grid(asked.model, revision=asked.revision, allow_remote_code=asked.allow_remote_code)
-        result = check_run(asked, grid)
+        source = local_source(asked.model, revision=asked.revision, allow_remote_code=asked.allow_remote_code)
+        result = check_run(asked, source)
     else:
         grid = Grid()
         if model is not None:

@@ -6,7 +6,8 @@ RbftError                 something stopped the work; the message says what, wha
 │   ├── ManifestError     the list of clips: rows, labels, splits, paths
 │   ├── ClipError         one clip that cannot be used; `reason` is one word of `records.ClipProblem`
 │   ├── LineageError      artifacts that do not belong together (wrong parent, other frames, a test clip in training)
-│   └── CheckpointError   a checkpoint that is missing, incomplete, damaged or of an unknown family
+│   ├── CheckpointError   a checkpoint that is missing, incomplete, damaged or of an unknown family
+│   └── ShortMemoryError  the work does not fit the memory of the device
 └── StoreError            the run directory cannot be written or holds something unexpected
 """
 
@@ -60,6 +61,10 @@ class LineageError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, incomplete, damaged, or of a family that rbft does not know."""
+
+
+class ShortMemoryError(UserError):
+    """The work does not fit the memory of the device, as expected beforehand or as it turned out."""
 
 
 class StoreError(RbftError):

@@ -17,10 +17,11 @@ from rbft.arms import PRESET_ARMS, Arm, Section, Stage, did_you_mean, match_faul
 from rbft.errors import ExperimentError
 from rbft.files import parse_yaml, read_yaml, yaml_fault
 from rbft.prompts import BUILT_IN
+from rbft.recipe import Lora, Recipe, Training
 
 __all__ = [
-    "PRESET_ARMS", "Arm", "ClipLimits", "Evaluation", "Experiment", "Lora", "Rationales", "Sampling", "Section",
-    "SplitRule", "Stage", "Training", "load_experiment", "make_experiment",
+    "PRESET_ARMS", "Arm", "ClipLimits", "Evaluation", "Experiment", "Lora", "Rationales", "Recipe", "Sampling",
+    "Section", "SplitRule", "Stage", "Training", "load_experiment", "make_experiment",
 ]  # fmt: skip
 
 _MAX_SEED = 2**32 - 1
@@ -83,39 +84,6 @@ class Rationales(Section):
     drop_contradicting: bool = Field(False, description="also drop rationales that contradict the clip's label")
 
 
-class Lora(Section):
-    """Low-rank adapters on the language model instead of full fine-tuning."""
-
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.05, ge=0, lt=1)
-
-
-class Training(Section):
-    """The recipe of a stage. A stage may override any of these."""
-
-    epochs: float = Field(1.0, gt=0)
-    learning_rate: float = Field(1e-5, gt=0, description="language model and merger")
-    vision_learning_rate: float = Field(2e-6, ge=0, description="vision tower; 0 freezes it")
-    batch_size: int = Field(16, ge=1, description="clips per optimizer step")
-    micro_batch_size: int = Field(1, ge=1, description="clips per forward pass; must divide batch_size")
-    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.1, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    class_weights: Literal["none", "balanced"] = Field("none", description="weight label examples by 1 / frequency")
-    gradient_checkpointing: bool = True
-    compile: bool = Field(False, description="on a GPU, compile the language layers: slow first steps, fast later ones")
-    save_every_steps: int = Field(200, ge=1, description="how much work an interruption may cost")
-    lora: Lora | None = None
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
-        return self
-
-
 class Evaluation(Section):
     """How a checkpoint is read out and how sure the numbers are."""
 
@@ -176,6 +144,9 @@ class Experiment(Section):
     allow_remote_code: bool = Field(False, description="run Python code that comes with the model")
     output: str = Field("runs", description="folder for run directories")
     workers: int = Field(0, ge=0, description="processes that read clips; 0: one per processor")
+    memory_gib: float | None = Field(
+        None, gt=0, description="memory that the model may use, in GiB; empty: the GPU's, without one the machine's"
+    )
 
     @field_validator("labels", mode="before")
     @classmethod

@@ -62,6 +62,8 @@ class Findings:
     fingerprints: Mapping[str, str]
     device: str
     retention: Retention | None = None
+    notes: Sequence[str] = ()
+    """What else the report must say, such as why LoRA was chosen."""
 
     @property
     def labels(self) -> list[str]:
@@ -117,7 +119,10 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         environment=_environment(findings.device),
         experiment=experiment.model_dump(mode="json"),
         fingerprints=dict(findings.fingerprints),
-        notes=findings.manifest.notes + ((alike,) if alike else ()) + tuple(silent_labels(findings)),
+        notes=findings.manifest.notes
+        + tuple(findings.notes)
+        + ((alike,) if alike else ())
+        + tuple(silent_labels(findings)),
     )
     for name, run in findings.arms.items():
         for seed, predictions in run.predictions.items():

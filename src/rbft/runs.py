@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,22 +16,25 @@ from rbft.clips.check import CheckResult, check_experiment
 from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import build_manifest, clip_frames, inspect_clips
 from rbft.clips.manifest import Listing, read_manifest
-from rbft.errors import ExperimentError, ManifestError, UserError
+from rbft.errors import CheckpointError, ExperimentError, ManifestError, UserError
 from rbft.evaluation.curve import curve_faults, num_labelled, with_share
 from rbft.evaluation.verdict import Runs, dataset_report
 from rbft.experiment import Arm, Experiment, load_experiment
 from rbft.files import held, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.general import general_session, list_general, retention
-from rbft.models.sources import Source, resolve
-from rbft.models.vlm import device_name, grid_of
+from rbft.models.sources import Source, is_on_hub, resolve
+from rbft.models.vlm import TokenCounter, device_name, grid_of, model_shape, this_device
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
-from rbft.records import Checkpoint, Clip, Grid, Manifest, Rationale, fingerprint
+from rbft.records import Checkpoint, Clip, FramePlan, Grid, Manifest, Rationale, fingerprint
 from rbft.results import Report, Retention
 from rbft.session import Session
 from rbft.store import RunStore
 from rbft.training.examples import stage_faults
+from rbft.training.fit import Fit, fit
+from rbft.training.plan import explained
+from rbft.training.work import work_of
 
 NUM_EXAMPLE_CLIPS = 8
 
@@ -69,18 +72,20 @@ def run_demo(output: Path, overrides: Sequence[str], reporter: Reporter | None =
 def run_experiment(experiment: Experiment, reporter: Reporter | None = None) -> Outcome:
     """Everything, in order: clips, frames, rationales, stages, predictions, report.
 
-    Raises StoreError where another process works in the same run directory.
+    Raises StoreError where another process works in the same run directory, ShortMemoryError where the work does not
+    fit the device's memory.
     """
     reporter = reporter or Reporter()
     found = look_up(experiment)
     store = RunStore(Path(experiment.output) / experiment.name)
     with held(store.root):
         session = prepare(experiment, found, store, reporter)
-        arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}
-        curves = {arm.name: _curve(session, arm, arms[arm.name]) for arm in experiment.curve_arms}
-        session.release()
-        kept = None if session.general is None else retention(session.general, arms)
-        return _report(session, arms, curves, kept)
+        with explained(session.fit.plan):
+            arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}
+            curves = {arm.name: _curve(session, arm, arms[arm.name]) for arm in experiment.curve_arms}
+            session.release()
+            kept = None if session.general is None else retention(session.general, arms)
+            return _report(session, arms, curves, kept)
 
 
 # -- clips and frames ----------------------------------------------------------------------------------------------
@@ -130,6 +135,9 @@ def prepare(experiment: Experiment, found: Found, store: RunStore, reporter: Rep
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
     if faults := faults_of(experiment, manifest, prompts):
         raise ManifestError(faults)
+    frames = clip_frames(cache, inspections)
+    fitted = _fit(experiment, manifest, frames.plan, prompts, source)
+    fitted.refuse()
     left_out = [Bad(left.path, left.reason, left.detail) for left in manifest.left_out]
     for line in by_reason(left_out, f"{store.root / 'manifest.json'} lists every clip"):
         reporter.say(f"left out: {line}")
@@ -137,6 +145,9 @@ def prepare(experiment: Experiment, found: Found, store: RunStore, reporter: Rep
         reporter.say(f"left out: {len(left_out):,} of {len(listing.rows):,} clips ({counted(left_out)})")
     for note in manifest.notes:
         reporter.say(f"note: {note}")
+    for line in fitted.plan.lines():
+        reporter.say(line)
+    write_record(store.root / "memory.json", fitted.plan)
     write_text(store.root / "experiment.json", experiment.model_dump_json(indent=2) + "\n")
     write_record(store.root / "manifest.json", manifest)
     base = Checkpoint(
@@ -157,12 +168,13 @@ def prepare(experiment: Experiment, found: Found, store: RunStore, reporter: Rep
         store=store,
         reporter=reporter,
         manifest=manifest,
-        frames=clip_frames(cache, inspections),
+        frames=frames,
         frame_keys={i.row.clip_id: i.key for i in inspections if i.key is not None},
         probes={i.row.clip_id: i.probe for i in inspections if i.probe is not None},
         prompts=prompts,
         thresholds=found.thresholds,
         base=base,
+        fit=fitted,
         clips={clip.clip_id: clip for clip in manifest.clips},
     )
     if found.general is not None:
@@ -170,13 +182,16 @@ def prepare(experiment: Experiment, found: Found, store: RunStore, reporter: Rep
     return session
 
 
-def check_run(experiment: Experiment, grid: Grid | None) -> CheckResult:
-    """Check an experiment as its run would: its clips, then what its arms, prompts and evaluation need of them.
+def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
+    """Check an experiment as its run would: its clips, then what its arms, prompts, evaluation and model need.
 
-    `grid` is its model's, None where it is not known. Writes nothing.
+    `source` is where its model is, None where it is not on this machine. Writes nothing.
     """
-    result = check_experiment(experiment, grid)
+    remote_code = experiment.allow_remote_code
+    result = check_experiment(experiment, None if source is None else grid_of(source, allow_remote_code=remote_code))
     faults: list[str] = []
+    memory: list[str] = []
+    notes: list[str] = []
     try:
         list_general(experiment)
     except UserError as error:
@@ -191,9 +206,27 @@ def check_run(experiment: Experiment, grid: Grid | None) -> CheckResult:
             )
             prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=manifest.labels)
             faults += faults_of(experiment, manifest, prompts)
+            if source is not None and not faults:
+                plans = {i.row.clip_id: i.plan for i in result.inspections if i.plan is not None}
+                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source)
+                faults += fitted.faults
+                memory = fitted.plan.lines()
     except UserError as error:
-        faults += error.faults
-    return replace(result, faults=(*result.faults, *faults))
+        if isinstance(error, CheckpointError) and is_on_hub(experiment.model):  # a run fetches what is missing
+            notes += [f"{fault}; the memory that a run needs is not known" for fault in error.faults]
+        else:
+            faults += error.faults
+    return replace(result, faults=(*result.faults, *faults), notes=(*result.notes, *notes), memory=tuple(memory))
+
+
+def _fit(
+    experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, source: Source
+) -> Fit:
+    """What fits this device of an experiment's work."""
+    shape = model_shape(source, allow_remote_code=experiment.allow_remote_code)
+    counter = TokenCounter(source, allow_remote_code=experiment.allow_remote_code)
+    work = work_of(experiment, manifest, plan, prompts, shape, counter)
+    return fit(experiment, source.name, shape, work, this_device(experiment.memory_gib))
 
 
 def faults_of(experiment: Experiment, manifest: Manifest, prompts: Prompts) -> list[str]:
@@ -288,6 +321,7 @@ def _report(
             "clips": fingerprint(session.manifest),
         },
         device=device_name(),
+        notes=[session.fit.plan.why_lora] if session.fit.plan.why_lora else [],
     )
     report, page, classifier = write_findings(findings)
     return Outcome(report=report, page=page, classifier=classifier)

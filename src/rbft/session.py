@@ -15,6 +15,7 @@ from rbft.prompts import Prompts
 from rbft.rationales.generate import Request, write_rationales
 from rbft.records import Checkpoint, Clip, Manifest, Prediction, Probe, Rationale
 from rbft.store import RunStore
+from rbft.training.fit import Fit
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Session:
     prompts: Prompts
     thresholds: AuditThresholds
     base: Checkpoint
+    fit: Fit
     held: tuple[str, VLM] | None = None
     texts: dict[str, dict[str, Rationale]] = field(default_factory=dict)
     """Texts at hand, by the key of their request and clip id."""

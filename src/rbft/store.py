@@ -3,6 +3,7 @@
 runs/NAME/
   experiment.json   what was asked for, whole
   manifest.json     the clips, their splits, what was left out
+  memory.json       the memory that was expected, and what was chosen to fit it
   rationales/KEY.jsonl
   checkpoints/KEY/  Hugging Face layout + card.json (labels, prompts, sampling, lineage) + manifest.json (checksums)
   predictions/KEY.jsonl

@@ -124,7 +124,7 @@ def test_pixels_that_are_not_attended_to_change_nothing(family: str, checkpoints
 
     def blind(*args: object, **kwargs: torch.Tensor) -> object:
         mask = kwargs["attention_mask"].clone()
-        mask[:, places] = 0
+        mask[..., places] = torch.finfo(mask.dtype).min if mask.ndim == 4 else 0  # of scoring, of attention
         return original(*args, **{**kwargs, "attention_mask": mask})
 
     vlm.model.forward = blind

@@ -17,7 +17,8 @@ from rbft.errors import CheckpointError, UserError
 from rbft.models.generate import generate
 from rbft.models.pixels import patchify
 from rbft.models.score import score_answers
-from rbft.models.vlm import VLM, load_grid, local_grid
+from rbft.models.sources import Source
+from rbft.models.vlm import VLM, TokenCounter, _container_limits, grid_of, load_grid, local_source, this_device
 from rbft.records import Grid
 
 FAMILIES = pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -274,15 +275,41 @@ def test_the_grid_of_a_model_that_is_here_needs_no_network(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert local_grid("owner/name") is None
+    assert local_source("owner/name") is None
     cached = tmp_path / "models--owner--name"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("abc")
     (cached / "snapshots" / "abc").mkdir(parents=True)
     config = checkpoints["internvl"] / "config.json"
     (cached / "snapshots" / "abc" / "config.json").write_bytes(config.read_bytes())
-    assert local_grid("owner/name") == load_grid(checkpoints["internvl"])
-    assert local_grid("owner/name", revision="abc") == load_grid(checkpoints["internvl"])
-    assert local_grid("owner/name", revision="other") is None
-    assert local_grid(str(checkpoints["qwen3_vl"])) == load_grid(checkpoints["qwen3_vl"])
-    assert local_grid("embedded") == load_grid("embedded")
+    assert grid_of(local_source("owner/name")) == load_grid(checkpoints["internvl"])
+    assert grid_of(local_source("owner/name", revision="abc")) == load_grid(checkpoints["internvl"])
+    assert local_source("owner/name", revision="other") is None
+    assert grid_of(local_source(str(checkpoints["qwen3_vl"]))) == load_grid(checkpoints["qwen3_vl"])
+    assert grid_of(local_source("embedded")) == load_grid("embedded")
+
+
+# -- the device ----------------------------------------------------------------------------------------------------
+
+
+def test_a_container_limits_the_memory_of_the_machine(tmp_path: Path) -> None:
+    assert _container_limits(tmp_path) == []
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _container_limits(tmp_path) == []
+    (tmp_path / "memory.max").write_text("4294967296\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert _container_limits(tmp_path) == [2**32, 9223372036854771712]
+
+
+def test_the_device_has_all_of_its_memory_or_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rbft.models.vlm._container_limits", lambda: [3 * 2**30])
+    whole = this_device(None)
+    assert (whole.kind, whole.total, whole.given) == ("cpu", 3 * 2**30, None)
+    assert this_device(1.5).given == 3 * 2**29
+
+
+def test_a_processor_that_is_not_there_is_named(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((checkpoints["internvl"] / "config.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"owner/name: its processor cannot be loaded: "):
+        TokenCounter(Source("owner/name", tmp_path, None))

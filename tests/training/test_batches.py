@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from noise import noise_clip
 from rbft.clips.frames import Frames
-from rbft.experiment import Training
+from rbft.experiment import Recipe
 from rbft.models.packing import packed_language
 from rbft.models.vlm import VLM
 from rbft.records import Example, FramePlan, Grid
@@ -94,8 +94,9 @@ def test_a_packed_batch_has_no_padding_and_learns_the_answers_alone(checkpoints:
 def test_training_on_packed_rows_has_the_losses_of_padded_ones(
     lora: dict[str, Any] | None, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    recipe = Training.model_validate({
+    recipe = Recipe.model_validate({
         "learning_rate": 1e-3, "batch_size": 4, "micro_batch_size": 2, "lora": lora, "scheduler": "constant",
+            "gradient_checkpointing": False,
     })  # fmt: skip
     losses = []
     for packed in (False, True):
@@ -173,7 +174,9 @@ def test_micro_batches_of_like_length_leave_the_losses_of_steps_as_they_were(
     for micro in (1, 2):
         seen.append([])
         vlm = VLM.load(checkpoints["qwen2_5_vl"])
-        recipe = Training(learning_rate=1e-3, batch_size=4, micro_batch_size=micro, scheduler="constant")
+        recipe = Recipe(
+            learning_rate=1e-3, batch_size=4, micro_batch_size=micro, gradient_checkpointing=False, scheduler="constant"
+        )
         points = train(
             vlm, examples(10), MixedClips(vlm.grid), recipe, steps=5, seed=1,
             work=tmp_path / f"work-{micro}", logs=tmp_path / f"logs-{micro}",

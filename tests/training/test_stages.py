@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rbft.errors import CheckpointError
-from rbft.experiment import Sampling, Stage, Training
+from rbft.experiment import Lora, Recipe, Sampling, Stage
 from rbft.files import sha256_of, write_record
 from rbft.prompts import load_prompts
 from rbft.records import Checkpoint
@@ -27,7 +29,7 @@ def job() -> StageJob:
         stage=Stage(kind="label"),
         parent=BASE,
         examples=(),
-        recipe=Training(),
+        recipe=Recipe(micro_batch_size=1, gradient_checkpointing=False),
         steps=3,
         seed=0,
         prompts=load_prompts("brief", persona="Expert", labels={"no": "nothing", "fall": "a fall"}),
@@ -50,6 +52,15 @@ def store(tmp_path: Path, job: StageJob) -> RunStore:
     (folder / "model.safetensors").write_bytes(bytes(range(40)))
     seal(folder)
     return store
+
+
+def test_how_batches_are_cut_is_not_part_of_a_key_and_lora_is(job: StageJob) -> None:
+    def key(**changes: Any) -> str:
+        return replace(job, recipe=job.recipe.model_copy(update=changes)).key
+
+    same = {"micro_batch_size": 8, "gradient_checkpointing": True, "save_every_steps": 7, "method": "full"}
+    assert {key(**{name: value}) for name, value in same.items()} == {job.key}
+    assert len({job.key, key(lora=Lora()), key(lora=Lora(rank=4)), key(batch_size=8), key(epochs=2.0)}) == 5
 
 
 def test_a_whole_child_is_found_and_hashed_once(

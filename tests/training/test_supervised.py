@@ -12,7 +12,7 @@ import torch
 from factories import FAMILY_NAMES
 from noise import NoiseClips
 from rbft.errors import RbftError
-from rbft.experiment import Lora, Training
+from rbft.experiment import Lora, Recipe, Training
 from rbft.files import read_jsonl
 from rbft.models.vlm import VLM
 from rbft.records import Example, LossPoint
@@ -20,7 +20,7 @@ from rbft.training import supervised
 from rbft.training.batches import IGNORED, Collator
 from rbft.training.supervised import answer_loss, compile_layers, num_steps, parameter_groups, reading_ahead, train
 
-RECIPE = Training(
+RECIPE = Recipe(
     learning_rate=1e-2,
     vision_learning_rate=1e-3,
     batch_size=4,
@@ -40,7 +40,7 @@ def examples(number: int = 10) -> list[Example]:
 
 
 def run(
-    vlm: VLM, recipe: Training, folder: Path, *, steps: int | None = None, seed: int = 0, number: int = 10
+    vlm: VLM, recipe: Recipe, folder: Path, *, steps: int | None = None, seed: int = 0, number: int = 10
 ) -> list[LossPoint]:
     return train(
         vlm,
@@ -170,6 +170,38 @@ def test_interrupted_training_ends_with_the_same_weights(
         assert torch.equal(parameter, weights(resumed)[name]), name
 
 
+def test_interrupted_training_goes_on_with_other_micro_batches(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a move to another device, where more fits: the same examples in the same steps."""
+    recipe = RECIPE.model_copy(update={"save_every_steps": 2, "scheduler": "cosine"})
+    whole = VLM.load(checkpoints["qwen2_5_vl"])
+    expected = run(whole, recipe, tmp_path / "whole")
+    monkeypatch.setattr("rbft.training.supervised.Collator.__call__", _failing_at(9, Collator.__call__))
+    with pytest.raises(KeyboardInterrupt):
+        run(VLM.load(checkpoints["qwen2_5_vl"]), recipe, tmp_path / "cut")
+    monkeypatch.undo()
+    resumed = VLM.load(checkpoints["qwen2_5_vl"])
+    other = recipe.model_copy(update={"micro_batch_size": 4, "gradient_checkpointing": True})
+    points = run(resumed, other, tmp_path / "cut")
+    assert [point.loss for point in points] == pytest.approx([point.loss for point in expected], rel=1e-4)
+    for name, parameter in weights(whole).items():
+        torch.testing.assert_close(parameter, weights(resumed)[name], atol=2e-3, rtol=0, msg=name)
+
+
+def _failing_at(number: int, original: Any) -> Any:
+    calls: list[int] = []
+
+    def call(self: Collator, batch: list[Example]) -> dict[str, torch.Tensor]:
+        calls.append(len(batch))
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        made: dict[str, torch.Tensor] = original(self, batch)
+        return made
+
+    return call
+
+
 def test_a_damaged_save_is_passed_over(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(update={"save_every_steps": 2})
     whole = VLM.load(checkpoints["qwen2_5_vl"])
@@ -218,11 +250,11 @@ def test_language_layers_are_compiled_one_by_one_and_on_a_gpu_alone(
 
 @pytest.mark.parametrize(("batch", "micro", "each"), [(16, 1, 8), (16, 8, 1), (6, 2, 2), (4, 4, 1)])
 def test_readers_keep_one_step_ready(batch: int, micro: int, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = reading_ahead(Training(batch_size=batch, micro_batch_size=micro))
+    asked = reading_ahead(Recipe(batch_size=batch, micro_batch_size=micro, gradient_checkpointing=False))
     assert asked["dataloader_num_workers"] == 2
     assert asked["dataloader_prefetch_factor"] == each
     monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
-    assert reading_ahead(Training()) == {}
+    assert reading_ahead(Recipe(micro_batch_size=1, gradient_checkpointing=False)) == {}
 
 
 def test_training_with_readers_has_the_same_losses(

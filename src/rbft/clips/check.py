@@ -39,6 +39,8 @@ class CheckResult:
     grid: Grid
     leave_out: bool = False
     """Whether a run would go on without the clips that are bad."""
+    memory: tuple[str, ...] = ()
+    """Lines about the memory that a run would need; empty where that is not known."""
 
     @property
     def bad(self) -> list[Inspection]:
@@ -216,6 +218,8 @@ def render_table(result: CheckResult, console: Console) -> None:
         f"{len(good)} clips, {seconds / 60:.1f} minutes, {frames} sampled frames, {sum(tokens)} visual tokens"
         + (f" ({min(tokens)} to {max(tokens)} a clip)" if tokens else ""),
     )
+    for line in result.memory:
+        console.print(Text(line), soft_wrap=True)
     for note in result.notes:
         _say(console, f"note: {note}")
     for fault in result.faults:

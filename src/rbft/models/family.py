@@ -10,12 +10,24 @@ from rbft.records import Grid
 
 
 @dataclass(frozen=True)
+class VisionBytes:
+    """Bytes that one layer of a vision tower keeps of one patch for its gradient, per unit of its two widths.
+
+    (hidden, intermediate), under float32 and under bfloat16 autocast; measured, see tests/models/test_memory.py.
+    """
+
+    float32: tuple[int, int]
+    bfloat16: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Family:
     """What rbft must know about a family of checkpoints.
 
     `vision`, `merger` and `language` are parameter-name prefixes (the merger may lie inside the vision tower; the
     longest prefix wins). `pixels` says who turns frames into model input: `patches` (ours: uint8 patches, one affine)
-    or `processor` (the checkpoint's own video processor, for towers of a fixed frame size).
+    or `processor` (the checkpoint's own video processor, for towers of a fixed frame size). `tokens_around_frames`:
+    at most so many tokens of text stand at every temporal patch. `vision_bytes`: what the tower keeps for its gradient.
     """
 
     model_type: str
@@ -25,6 +37,8 @@ class Family:
     pixels: Literal["patches", "processor"]
     time: Literal["none", "seconds_per_grid", "text"]
     mrope: bool
+    tokens_around_frames: int
+    vision_bytes: VisionBytes
 
     def grid(self, config: Any) -> Grid:
         """How this checkpoint cuts frames, from its configuration."""
@@ -50,6 +64,8 @@ FAMILIES: dict[str, Family] = {
             pixels="patches",
             time="none",
             mrope=True,
+            tokens_around_frames=0,
+            vision_bytes=VisionBytes((44, 12), (22, 6)),
         ),
         Family(
             model_type="qwen2_5_vl",
@@ -59,6 +75,8 @@ FAMILIES: dict[str, Family] = {
             pixels="patches",
             time="seconds_per_grid",
             mrope=True,
+            tokens_around_frames=0,
+            vision_bytes=VisionBytes((52, 16), (32, 8)),
         ),
         Family(
             model_type="qwen3_vl",
@@ -68,6 +86,8 @@ FAMILIES: dict[str, Family] = {
             pixels="patches",
             time="text",
             mrope=True,
+            tokens_around_frames=16,
+            vision_bytes=VisionBytes((44, 8), (22, 4)),
         ),
         Family(
             model_type="internvl",
@@ -77,6 +97,8 @@ FAMILIES: dict[str, Family] = {
             pixels="processor",
             time="none",
             mrope=False,
+            tokens_around_frames=16,
+            vision_bytes=VisionBytes((40, 8), (28, 4)),
         ),
     )
 }
@@ -88,6 +110,6 @@ def family_of(config: Any, name: str) -> Family:
     if family is None:
         raise CheckpointError(
             f"{name}: models of type {config.model_type!r} are not known; known types: {', '.join(FAMILIES)}. "
-            "A new type is one row in rbft/models/family.py"
+            "A new type is one row in rbft/models/family.py and its vision tower in rbft/models/shape.py"
         )
     return family

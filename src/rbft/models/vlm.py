@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ from transformers.video_utils import VideoMetadata
 from rbft.clips.frames import Frames
 from rbft.errors import CheckpointError, UserError
 from rbft.models.family import Family, family_of
+from rbft.models.memory import GIB, Device
 from rbft.models.pixels import VisualInput, affine_to, patchify
+from rbft.models.shape import ModelShape, shape_of
 from rbft.models.sources import Source, is_on_hub, resolve
 from rbft.models.varlen import one_call_a_layer
 from rbft.records import Clip, FramePlan, Grid
@@ -274,9 +277,7 @@ class VLM:
 
     def _rendered(self, prompt: str) -> str:
         self._refuse_special(prompt)
-        turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}
-        rendered = self.processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
-        return str(rendered)
+        return _with_template(self.processor, prompt)
 
     def _visual(self, frames: Frames) -> VisualInput:
         if self.family.pixels == "patches":
@@ -312,17 +313,50 @@ def grid_of(source: Source, *, allow_remote_code: bool = False) -> Grid:
     return family_of(config, source.name).grid(config)
 
 
-def local_grid(name_or_folder: str, *, revision: str | None = None, allow_remote_code: bool = False) -> Grid | None:
-    """`load_grid` without network: None for a model of the hub whose configuration is not on this machine yet."""
+def local_source(name_or_folder: str, *, revision: str | None = None, allow_remote_code: bool = False) -> Source | None:
+    """Where a model is, without network: None for one of the hub whose configuration is not on this machine yet."""
     if not is_on_hub(name_or_folder):
-        return load_grid(name_or_folder, allow_remote_code=allow_remote_code)
+        return resolve(name_or_folder, allow_remote_code=allow_remote_code)
     try:
         found = try_to_load_from_cache(name_or_folder, "config.json", revision=revision)
     except HFValidationError:  # no name at all: `resolve` says what is allowed before it asks the network
-        return load_grid(name_or_folder, revision=revision, allow_remote_code=allow_remote_code)
-    if not isinstance(found, str):
-        return None
-    return grid_of(Source(name_or_folder, Path(found).parent, revision), allow_remote_code=allow_remote_code)
+        return resolve(name_or_folder, revision=revision, allow_remote_code=allow_remote_code)
+    return Source(name_or_folder, Path(found).parent, revision) if isinstance(found, str) else None
+
+
+def model_shape(source: Source, *, allow_remote_code: bool = False) -> ModelShape:
+    """How large a model is, from its configuration alone."""
+    config = _config(source, allow_remote_code)
+    return shape_of(config, family_of(config, source.name))
+
+
+class TokenCounter:
+    """Counts the tokens of prompts and answers by a checkpoint's own processor; no weights are read.
+
+    Raises CheckpointError where the processor's files are not there.
+    """
+
+    def __init__(self, source: Source, *, allow_remote_code: bool = False) -> None:
+        try:
+            self._processor = AutoProcessor.from_pretrained(
+                source.folder, trust_remote_code=allow_remote_code, local_files_only=True
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{source.name}: its processor cannot be loaded: {_first_line(error)}") from error
+
+    def prompt(self, prompt: str) -> int:
+        """Tokens of a rendered prompt; all of the clip is one of them."""
+        text = _with_template(self._processor, prompt)
+        return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def answer(self, answer: str) -> int:
+        """Tokens of an answer with its end of turn."""
+        return len(self._processor.tokenizer(answer, add_special_tokens=False)["input_ids"]) + 1
+
+
+def _with_template(processor: Any, prompt: str) -> str:
+    turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}
+    return str(processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
 
 
 def default_device() -> torch.device:
@@ -334,6 +368,23 @@ def device_name() -> str:
     """The default device in words."""
     device = default_device()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def this_device(memory_gib: float | None) -> Device:
+    """The default device with all of its memory, of which `memory_gib` may be used (None: all)."""
+    given = None if memory_gib is None else int(memory_gib * GIB)
+    device = default_device()
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        return Device(device_name(), "cuda", total, given)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Device(device_name(), "cpu", min([pages, *_container_limits()]), given)
+
+
+def _container_limits(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Bytes of memory that a container may use; empty where nothing limits it."""
+    files = (root / "memory.max", root / "memory" / "memory.limit_in_bytes")
+    return [int(text) for file in files if file.is_file() and (text := file.read_text().strip()).isdecimal()]
 
 
 def _config(source: Source, allow_remote_code: bool) -> Any:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbft.errors import CheckpointError
-from rbft.experiment import Sampling, Stage, Training
+from rbft.experiment import Sampling, Stage
 from rbft.files import write_record
 from rbft.models.vlm import VLM, FrameSource
 from rbft.prompts import Describing, Prompts
+from rbft.recipe import SAME_RESULT, Recipe
 from rbft.records import Checkpoint, Clip, Example, fingerprint
 from rbft.store import CARD, Card, RunStore, check_lineage, is_sealed, publish, read_card
 from rbft.training.examples import refuse_test_clips
@@ -25,7 +26,7 @@ class StageJob:
     stage: Stage
     parent: Checkpoint
     examples: Sequence[Example]
-    recipe: Training
+    recipe: Recipe
     steps: int
     seed: int
     prompts: Prompts
@@ -38,9 +39,9 @@ class StageJob:
 
     @property
     def key(self) -> str:
-        """Fingerprint of the inputs: the same key is the same child."""
+        """Fingerprint of the inputs: the same key is the same child, however its batches were cut."""
         frames = [self.frame_keys[example.clip_id] for example in self.examples]
-        recipe = self.recipe.model_dump(exclude={"save_every_steps", "compile"})
+        recipe = self.recipe.model_dump(exclude=set(SAME_RESULT))
         return fingerprint(
             "stage", self.stage.kind, self.parent.fingerprint, list(self.examples), frames, recipe, self.steps,
             self.seed, self.prompts, list(self.prompts.labels), self.sampling.model_dump(), self.length_normalisation,
@@ -118,7 +119,7 @@ def _child(job: StageJob, path: str) -> Checkpoint:
         data_fingerprint=fingerprint(list(job.examples)),
         sampling_fingerprint=fingerprint(job.sampling.model_dump()),
         prompts_fingerprint=fingerprint(job.prompts),
-        config_fingerprint=fingerprint(job.recipe.model_dump()),
+        config_fingerprint=fingerprint(job.recipe.model_dump(exclude=set(SAME_RESULT))),
         seed=job.seed,
         num_steps=job.steps,
         train_clip_sha256=tuple(sorted({*job.parent.train_clip_sha256, *trained})),

@@ -20,10 +20,10 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from rbft.errors import CheckpointError, RbftError
-from rbft.experiment import Lora, Training
 from rbft.files import write_jsonl
 from rbft.models.packing import can_pack, packed_language
 from rbft.models.vlm import VLM, FrameSource
+from rbft.recipe import Lora, Recipe, Training
 from rbft.records import Example, LossPoint
 from rbft.store import is_sealed, seal
 from rbft.training.batches import IGNORED, Collator, ExampleDataset, LikeLengths, example_lengths
@@ -45,7 +45,7 @@ def train(
     vlm: VLM,
     examples: Sequence[Example],
     frames: FrameSource,
-    recipe: Training,
+    recipe: Recipe,
     *,
     steps: int,
     seed: int,
@@ -103,7 +103,7 @@ class AnswerTrainer(Trainer):
     loss_is_scaled_for_ga = True
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *, vlm: VLM, recipe: Training, lengths: Sequence[int], **arguments: Any) -> None:
+    def __init__(self, *, vlm: VLM, recipe: Recipe, lengths: Sequence[int], **arguments: Any) -> None:
         self._vlm = vlm
         self._recipe = recipe
         self._lengths = lengths
@@ -212,13 +212,13 @@ def _trained(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path) -> TrainingArguments:
+def _arguments(vlm: VLM, recipe: Recipe, *, steps: int, seed: int, work: Path) -> TrainingArguments:
     on_gpu = vlm.device.type == "cuda"
     args = TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=recipe.micro_batch_size,
-        gradient_accumulation_steps=recipe.batch_size // recipe.micro_batch_size,
+        gradient_accumulation_steps=recipe.accumulated,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler,
         warmup_steps=math.ceil(recipe.warmup_ratio * steps),
@@ -247,17 +247,16 @@ def _arguments(vlm: VLM, recipe: Training, *, steps: int, seed: int, work: Path)
     return args
 
 
-def reading_ahead(recipe: Training) -> dict[str, Any]:
+def reading_ahead(recipe: Recipe) -> dict[str, Any]:
     """Trainer arguments for processes that keep the micro-batches of one step ready; none where there is no fork.
 
     For a GPU: beside training on a processor they would take its cores.
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         return {}
-    micro_batches = recipe.batch_size // recipe.micro_batch_size
     return {
         "dataloader_num_workers": READERS,
-        "dataloader_prefetch_factor": max(1, math.ceil(micro_batches / READERS)),
+        "dataloader_prefetch_factor": max(1, math.ceil(recipe.accumulated / READERS)),
         "dataloader_multiprocessing_context": "fork",
     }
 

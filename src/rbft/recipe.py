@@ -1,0 +1,70 @@
+"""How a stage is trained: what a user asks for, and the same with everything chosen that was left open."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from rbft.arms import Section
+
+SAME_RESULT = frozenset({"save_every_steps", "micro_batch_size", "gradient_checkpointing", "method", "compile"})
+"""Settings of a recipe that change memory and time, and nothing but the rounding of what is learnt."""
+
+
+class Lora(Section):
+    """Low-rank adapters on the language model instead of full fine-tuning."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+
+class Training(Section):
+    """The recipe of a stage. A stage may override any of these."""
+
+    epochs: float = Field(1.0, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, description="language model and merger")
+    vision_learning_rate: float = Field(2e-6, ge=0, description="vision tower; 0 freezes it")
+    batch_size: int = Field(16, ge=1, description="clips per optimizer step")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="clips per forward pass; must divide batch_size; empty: as many as fit"
+    )
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    class_weights: Literal["none", "balanced"] = Field("none", description="weight label examples by 1 / frequency")
+    gradient_checkpointing: bool | None = Field(
+        None, description="recompute instead of keep: less memory, a quarter slower; empty: only where it is needed"
+    )
+    compile: bool = Field(False, description="on a GPU, compile the language layers: slow first steps, fast later ones")
+    save_every_steps: int = Field(200, ge=1, description="how much work an interruption may cost")
+    method: Literal["auto", "full", "lora"] = Field(
+        "auto", description="auto: LoRA where `lora` is given or full fine-tuning does not fit the memory, else full"
+    )
+    lora: Lora | None = None
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        if self.method == "full" and self.lora is not None:
+            raise ValueError("method full and lora exclude each other; leave one of them out")
+        return self
+
+
+class Recipe(Training):
+    """A recipe with nothing left open; without `lora` every weight is trained."""
+
+    micro_batch_size: int = Field(ge=1)
+    gradient_checkpointing: bool
+
+    @property
+    def accumulated(self) -> int:
+        """Forward passes of one optimizer step."""
+        return self.batch_size // self.micro_batch_size

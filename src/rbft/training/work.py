@@ -1,0 +1,95 @@
+"""What a run asks of its model at most: clips in patches and tokens, prompts and answers in tokens. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from rbft.experiment import Experiment
+from rbft.models.memory import Load
+from rbft.models.shape import ModelShape
+from rbft.prompts import Prompts
+from rbft.records import FramePlan, Manifest
+
+
+class Counter(Protocol):
+    """Counts tokens: `rbft.models.vlm.TokenCounter`."""
+
+    def prompt(self, prompt: str) -> int:
+        """Tokens of a rendered prompt."""
+
+    def answer(self, answer: str) -> int:
+        """Tokens of an answer."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run asks of a model: its clips as (patches, visual tokens, tokens with the text around frames), and text.
+
+    `train` are the training clips, `every` all of them. `prompt` is the longest prompt, `answer` the longest answer
+    that is learnt, `labels` the tokens of each label, `written` those that the model may write.
+    """
+
+    train: Sequence[tuple[int, int, int]]
+    every: Sequence[tuple[int, int, int]]
+    prompt: int
+    answer: int
+    labels: Sequence[int]
+    written: int
+
+    def training(self, rows: int) -> Load:
+        """The heaviest micro-batch of training."""
+        load = _heaviest(self.train, rows, self.prompt + self.answer)
+        return replace(load, answer=self.answer + 1)
+
+    def asking(self, rows: int) -> Load:
+        """The heaviest batch of questions."""
+        return _heaviest(self.every, rows, self.prompt)
+
+
+def _heaviest(clips: Sequence[tuple[int, int, int]], rows: int, text: int) -> Load:
+    """The clips with the most patches together, each padded to the longest of all; what is missing is like the largest.
+
+    (6 patches, 1 token), (4, 3) and no text: three rows hold 6 + 4 + 6 patches and 3 x 3 tokens.
+    """
+    patches = sorted((patches for patches, _, _ in clips), reverse=True)
+    held = sum(patches[:rows]) + max(0, rows - len(patches)) * patches[0]
+    return Load(rows=rows, patches=held, tokens=max(tokens for _, _, tokens in clips) + text)
+
+
+def work_of(
+    experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, shape: ModelShape,
+    counter: Counter,
+) -> Work:  # fmt: skip
+    """What an experiment asks of its model, at most."""
+
+    def sizes(clip_id: str) -> tuple[int, int, int]:
+        frames = plan(clip_id)
+        visual = shape.visual_tokens(frames)
+        return shape.patches(frames), visual, visual + shape.time_tokens(frames)
+
+    stages = [stage for arm in experiment.arms for stage in arm.stages]
+    written = experiment.rationales.max_new_tokens
+    labels = [counter.answer(label) for label in manifest.labels]
+    asked = [prompts.label(), prompts.rationale()]
+    prompt = max(counter.prompt(text) for text in asked)
+    if any(stage.describe_first for stage in stages):
+        prompt = max(
+            prompt, counter.prompt(prompts.label()) + written + counter.answer(prompts.templates.described or "")
+        )
+    answer = max(labels)
+    if any(stage.learns_rationales for stage in stages):
+        human = [clip.rationale for clip in manifest.of("train") if clip.rationale]
+        longest = max((counter.answer(text) for text in human), default=0)
+        mixed = any(stage.learns_rationales and stage.self_share < 1 for stage in stages)
+        label = max(counter.answer(f"Label: {label}\n") for label in manifest.labels)
+        answer = max(answer, max(written, longest if mixed else 0) + label)
+    return Work(
+        train=[sizes(clip.clip_id) for clip in manifest.of("train")],
+        every=[sizes(clip.clip_id) for clip in manifest.clips],
+        prompt=prompt,
+        answer=answer,
+        labels=labels,
+        written=written,
+    )

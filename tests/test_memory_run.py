@@ -1,0 +1,135 @@
+"""The real command and its memory: a table before any work, what cannot fit stops it, running out is explained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from commands import command
+from rbft.files import read_record
+from rbft.models.sources import resolve
+from rbft.results import Report
+from rbft.store import read_card
+from rbft.training.plan import MemoryPlan
+from videos import picture, write_clip
+
+TINY = 1.51
+"""GiB in all: 10 MiB for tensors, less than the embedded model's weights."""
+FOR_LORA = 1.53
+"""31 MiB for tensors: the embedded model's LoRA fits, its full fine-tuning does not."""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labels of four clips each, half of them for the test."""
+    folder = tmp_path_factory.mktemp("memory")
+    rows = ["path,label,split"]
+    for number in range(8):
+        write_clip(folder / f"{number}.mp4", [picture(20 * number + i) for i in range(10)])
+        rows.append(f"{number}.mp4,{('still', 'moving')[number % 2]},{'test' if number < 4 else 'train'}")
+    (folder / "clips.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    path = folder / "mine.yaml"
+    path.write_text(
+        "clips: clips.csv\nmodel: embedded\nprompts: brief\narms: [direct]\nseeds: [0]\nworkers: 1\n"
+        "rationales: {max_new_tokens: 16}\nevaluation: {resamples: 200}\n"
+        "sampling: {min_pixels: 4704, max_pixels: 4704}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def run(experiment: Path, folder: Path, *settings: str) -> int:
+    return command("run", str(experiment), f"output={json.dumps(str(folder))}", *settings)
+
+
+def written(path: Path, **settings: Any) -> Path:
+    """The experiment with further settings, beside itself."""
+    other = path.with_name("other.yaml")
+    more = "".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items())
+    other.write_text(path.read_text(encoding="utf-8") + more, encoding="utf-8")
+    return other
+
+
+def test_what_cannot_fit_stops_before_any_work(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(experiment, tmp_path, f"memory_gib={TINY}") == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "Traceback" not in "\n".join(told)
+    faults = [line for line in told if "does not fit the memory" in line]
+    assert faults[0].startswith(
+        "rbft: training does not fit the memory: LoRA of rank 16, checkpointing with micro-batch "
+    )
+    assert faults[0].endswith("10 MiB are there. Next: a smaller model, or a larger memory_gib if more is there")
+    assert [line.split(" does")[0] for line in faults[1:]] == ["rbft: scoring labels", "rbft: writing"]
+    assert "rbft: Memory: embedded, 3.2 million parameters, on CPU with 1.5 GiB, 10 MiB of them for tensors" in told
+    assert not (tmp_path / "mine" / "checkpoints").exists()
+    assert command("check", str(written(experiment, memory_gib=TINY))) == 2
+    printed = capsys.readouterr().out
+    assert "fault: training does not fit the memory" in " ".join(printed.split())
+    assert "MiB expected at the peak" in printed
+
+
+def test_check_shows_the_table_after_the_clips(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("check", str(experiment)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("Memory: embedded, 3.2 million parameters, on "))
+    assert lines[start + 1].startswith("Tokens per clip: ")
+    assert lines[start + 3].startswith("* full fine-tuning    "), "the first row: nothing is recomputed"
+    assert lines[start + 9] == "Training: full fine-tuning, 16 clips a step as 1 x 16, without gradient checkpointing"
+    assert command("check", str(experiment), "--json") == 0
+    assert all(json.loads(line)["clip_id"] for line in capsys.readouterr().out.splitlines())
+
+
+def test_lora_is_chosen_where_full_does_not_fit_and_the_report_says_so(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["rationales.batch_size=1", "evaluation.batch_size=1"]
+    assert run(experiment, tmp_path, f"memory_gib={FOR_LORA}", *small) == 0
+    told = capsys.readouterr().err
+    root = tmp_path / "mine"
+    plan = read_record(root / "memory.json", MemoryPlan)
+    assert plan.why_lora is not None
+    assert plan.why_lora in told
+    assert all(line in told for line in plan.lines())
+    assert plan.why_lora in read_record(root / "report.json", Report).notes
+    [first] = (root / "checkpoints").iterdir()
+    assert run(experiment, tmp_path, *small) == 0
+    other = [folder for folder in (root / "checkpoints").iterdir() if folder != first]
+    assert len(other) == 1, "full fine-tuning is another child than LoRA"
+    assert read_card(other[0]).checkpoint.parent == read_card(first).checkpoint.parent
+    capsys.readouterr()
+    assert run(experiment, tmp_path, "training.micro_batch_size=2", "training.gradient_checkpointing=true") == 0
+    assert "examples" not in capsys.readouterr().err, "however batches are cut, the child is the same"
+    assert run(experiment, tmp_path, f"memory_gib={FOR_LORA}", "training.method=full") == 2
+    assert "training does not fit the memory: full fine-tuning, checkpointing" in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_that_is_here_in_part_is_no_fault(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve("embedded").folder / "config.json"
+    (tmp_path / "config.json").write_bytes(config.read_bytes())
+    monkeypatch.setattr("rbft.models.vlm.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "config.json"))
+    assert command("check", str(experiment), "--model", "owner/name", "--json") == 0
+    [note] = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
+    assert note.startswith("rbft: note: owner/name: its processor cannot be loaded: ")
+    assert note.endswith("; the memory that a run needs is not known")
+
+
+def test_running_out_is_explained(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("rbft.chains.train_stage", allocate)
+    assert run(experiment, tmp_path) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "rbft: out of memory on CPU: CUDA out of memory. Tried to allocate 2.00 GiB." in told
+    assert told[-1].startswith("rbft: Next: end what else uses this memory, or set memory_gib=")
+    assert "rbft: MiB expected at the peak" in "\n".join(told)

@@ -1,0 +1,91 @@
+"""What a run asks of its model, counted in words by a counter of words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rbft.experiment import Experiment, make_experiment
+from rbft.models.memory import Load
+from rbft.prompts import load_prompts
+from rbft.records import Clip, FramePlan, Manifest
+from rbft.training.work import Work, work_of
+from shapes import seven_b
+
+LABELS = {"no": "nothing", "a long fall": "someone falls"}
+WRITTEN = 40
+
+
+class Words:
+    """One token a word; a prompt has one more for its clip, an answer one more for its end."""
+
+    def prompt(self, prompt: str) -> int:
+        return len(prompt.split()) + 1
+
+    def answer(self, answer: str) -> int:
+        return len(answer.split()) + 1
+
+
+def plan(clip_id: str) -> FramePlan:
+    """Clip 0 has 4 frames of 2 x 2 tokens, clip 1 has 8."""
+    return FramePlan(
+        times_seconds=tuple(range(4 + 4 * int(clip_id))),
+        width=56,
+        height=56,
+        frames_per_second=1.0,
+        short_clip_policy="repeat-last",
+    )
+
+
+def work(stages: list[dict[str, Any]], human: str | None = None) -> Work:
+    def clip(number: int, split: str) -> Clip:
+        made: Clip = Clip.model_construct(clip_id=str(number), label="no", split=split, rationale=human)
+        return made
+
+    manifest = Manifest.model_construct(labels=LABELS, clips=(clip(0, "train"), clip(1, "test")))
+    return work_of(asked(stages), manifest, plan, prompts(), seven_b(), Words())
+
+
+def asked(stages: list[dict[str, Any]]) -> Experiment:
+    arms = [{"name": "mine", "stages": stages}] if stages else ["zero-shot"]
+    rationales = {"max_new_tokens": WRITTEN}
+    return make_experiment({"name": "x", "clips": "c", "model": "m", "labels": LABELS, "arms": arms,
+                            "rationales": rationales})  # fmt: skip
+
+
+def prompts() -> Any:
+    return load_prompts("default", persona="Expert", labels=LABELS)
+
+
+def longest_prompt() -> int:
+    return max(Words().prompt(text) for text in (prompts().label(), prompts().rationale()))
+
+
+def test_clips_in_patches_and_tokens() -> None:
+    made = work([{"kind": "label"}])
+    assert made.train == [(32, 8, 8)], "two steps in time of 2 x 2 tokens, four patches each"
+    assert made.every == [(32, 8, 8), (64, 16, 16)]
+    assert made.labels == [2, 4]
+    assert (made.prompt, made.answer, made.written) == (longest_prompt(), 4, WRITTEN)
+    assert made.training(1) == Load(rows=1, patches=32, tokens=8 + longest_prompt() + 4, answer=5)
+
+
+@pytest.mark.parametrize(
+    ("stages", "human", "answer"),
+    [
+        ([{"kind": "rationale"}, {"kind": "label"}], None, WRITTEN + 5),
+        ([{"kind": "rationale"}], "word " * 100, WRITTEN + 5),
+        ([{"kind": "rationale", "self_share": 0.5}], "word " * 100, 101 + 5),
+    ],
+)
+def test_the_longest_answer_is_a_rationale_with_its_label(
+    stages: list[dict[str, Any]], human: str | None, answer: int
+) -> None:
+    """`Label: a long fall` is four words and an end; a human text counts where it is learnt."""
+    assert work(stages, human).answer == answer
+
+
+def test_a_description_before_the_query_makes_the_prompt_longer() -> None:
+    described = work([{"kind": "label", "describe_first": True}])
+    assert described.prompt > Words().prompt(prompts().label()) + WRITTEN
