@@ -45,13 +45,12 @@ def rows(options: argparse.Namespace) -> list[Row]:
     our_ms, their_ms = in_turn(mine, other, repeats=options.repeats, cpu=True)
     case = f"{FRAMES} frames of {HEIGHT}x{WIDTH}"
     against = "HF video processor"
+    our_bytes, their_bytes = float(patchify(frames, grid).pixels.nbytes), float(other().nbytes)
+    made = {"phase": "frames to input", "against": against, "equal": equal}
     return [
-        Row(phase="frames to input", case=case, against=against, ours=our_ms, theirs=their_ms, unit="CPU ms", promised=3.0,
-            equal=equal),
-        Row(phase="frames to input", case="bytes to the device", against=against,
-            ours=float(patchify(frames, grid).pixels.nbytes), theirs=float(other().nbytes), unit="bytes", promised=4.0,
-            equal=equal),
-    ]  # fmt: skip
+        Row(case=case, ours=our_ms, theirs=their_ms, unit="CPU ms", promised=3.0, **made),
+        Row(case="bytes to the device", ours=our_bytes, theirs=their_bytes, unit="bytes", promised=4.0, **made),
+    ]
 
 
 if __name__ == "__main__":

@@ -36,10 +36,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
     ]
     with folder() as root:
         vlm = VLM.load(big_head(root / "model"), for_training=True)
-        return [
-            step_row("label step", f"{BATCH} clips, head of 152,064 rows", 3.0, vlm, examples, clips, RECIPE, root,
-                     options.repeats)
-        ]  # fmt: skip
+        case = f"{BATCH} clips, head of 152,064 rows"
+        return [step_row("label step", case, 3.0, vlm, examples, clips, RECIPE, root, options.repeats)]
 
 
 if __name__ == "__main__":

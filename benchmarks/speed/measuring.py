@@ -28,6 +28,16 @@ from rich.table import Table
 from rbft.records import Record
 
 Work = Callable[[], object]
+_WATCH = """
+import sys
+_start = [0]
+def _now():
+    lines = open("/proc/self/status").read().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Vm")}
+def begin():
+    open("/proc/self/clear_refs", "w").write("5")
+    _start[0] = _now()["VmRSS"]
+"""
 VERSIONS = ("rbft", "torch", "transformers", "av", "numpy", "qwen-vl-utils", "trl", "accelerate")
 
 
@@ -43,7 +53,7 @@ class Row(Record):
     against: str
     ours: float
     theirs: float
-    unit: Literal["ms", "s", "CPU ms", "CPU s", "MB", "bytes", "exponent", "decodes"]
+    unit: Literal["ms", "s", "CPU ms", "CPU s", "MB", "bytes", "times"]
     promised: float | None
     equal: str
 
@@ -96,18 +106,7 @@ def peak_megabytes(code: str, *arguments: str) -> float:
 
     `code` calls `begin()` once everything is imported; `sys.argv[1:]` are the arguments.
     """
-    script = (
-        "import resource, sys\n"
-        "def _now():\n"
-        "    text = open('/proc/self/status').read()\n"
-        "    return {l.split(':')[0]: int(l.split()[1]) for l in text.splitlines() if l.startswith('Vm') and 'kB' in l}\n"
-        "_start = [0]\n"
-        "def begin():\n"
-        "    open('/proc/self/clear_refs', 'w').write('5')\n"
-        "    _start[0] = _now()['VmRSS']\n"
-        f"{code}\n"
-        "print((_now()['VmHWM'] - _start[0]) / 1000)\n"
-    )
+    script = f"{_WATCH}\n{code}\nprint((_now()['VmHWM'] - _start[0]) / 1000)\n"
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"a measuring process failed:\n{done.stderr}")
@@ -161,18 +160,21 @@ def show(rows: Sequence[Row]) -> None:
 
 def cells(row: Row) -> list[str]:
     """One row as words: numbers to three digits."""
-    promised = "" if row.promised is None else f"{row.promised:g}"
+    promised = "" if row.promised is None else number(row.promised)
     kept = "" if row.promised is None else "yes" if row.kept else "NO"
-    return [row.phase, row.case, row.against, f"{row.ours:.3g}", f"{row.theirs:.3g}", row.unit, f"{row.ratio:.3g}", promised,
-            kept, row.equal]  # fmt: skip
+    measured = [number(row.ours), number(row.theirs), row.unit, number(row.ratio)]
+    return [row.phase, row.case, row.against, *measured, promised, kept, row.equal]
+
+
+def number(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _machine() -> str:
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ] if Path("/proc/cpuinfo").exists() else []  # fmt: skip
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} processors, {platform.system()}"
 
 

@@ -1,4 +1,4 @@
-"""What users run today: HF `Trainer` with a plain collator, full logits, right padding, and the processor's own input."""
+"""What users run today: HF `Trainer` with a plain collator, full logits, padding, and the processor's own input."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class PlainCollator:
         self._processor, self._frames, self._vlm = vlm.processor, frames, vlm
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """One batch."""
         prompts, videos = [], []
         for example in examples:
             turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": example.prompt}]}

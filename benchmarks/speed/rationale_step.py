@@ -26,7 +26,7 @@ from rbft.records import Example
 
 CLIPS, MICRO = 16, 4
 RECIPE = Recipe(batch_size=CLIPS, micro_batch_size=MICRO, gradient_checkpointing=False, warmup_ratio=0.0)
-WORDS = "a person walks by the door at night and the small dog waits near the gate".split()
+WORDS = ("person", "walks", "door", "night", "small", "dog", "waits", "gate")
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
@@ -41,10 +41,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
     ]  # fmt: skip
     with folder() as root:
         vlm = VLM.load(big_head(root / "model"), for_training=True)
-        return [
-            step_row("rationale step", f"{CLIPS} clips of mixed length, head of 152,064 rows", 1.5, vlm, examples, clips,
-                     RECIPE, root, options.repeats)
-        ]  # fmt: skip
+        case = f"{CLIPS} clips of mixed length, head of 152,064 rows"
+        return [step_row("rationale step", case, 1.5, vlm, examples, clips, RECIPE, root, options.repeats)]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Scoring every label of a clip: one forward pass for all of them, against a forward pass for each, and against generating.
+"""Scoring every label of a clip: one forward pass for all of them, against one for each, and against generating.
 
     python -m benchmarks.speed.score
 
-The embedded body with a head of 152,064 rows, 8 clips of 16 frames, two labels and then seven. The alternatives run
-the prompt with each label appended, as one batch a label: with the logits of every row, and with those of the label's
-rows alone (`logits_to_keep`). `generate` writes as many tokens as the longest label has.
+The embedded body with a head of 152,064 rows, 4 clips of 18 frames of 168x168 (324 visual tokens; the 7B has 1,620),
+two labels and then seven. The alternatives run the prompt with each label appended, as one batch a label: with the
+logits of every row, and with those of the label's rows alone (`logits_to_keep`). `generate` writes as many tokens as
+the longest label has.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rbft.models.score import score_answers
 from rbft.models.vlm import VLM, Encoded
 from rbft.prompts import load_prompts
 
-CLIPS = 8
+CLIPS, FRAMES, SIDE = 4, 18, 168
 SEVEN = dict.fromkeys(("normal", "abnormal", "cat sits", "person falls", "wildlife", "box lies", "bird flies"), "")
 """Labels of two to five tokens with their end, as those of real tokenizers are; none is long."""
 
@@ -35,14 +36,14 @@ def one_by_one(vlm: VLM, batch: list[Encoded], answers: list[torch.Tensor], *, l
         inputs = vlm.inputs(batch, [answer] * len(batch))
         kept = len(answer) + 1 if lean else 0
         logits = vlm.model(**inputs, logits_to_keep=kept, use_cache=False).logits[:, -len(answer) - 1 : -1]
-        chosen = torch.log_softmax(logits.double(), dim=-1).gather(-1, answer[None, :, None].expand(len(batch), -1, 1))
+        chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, answer[None, :, None].expand(len(batch), -1, 1))
         scores.append(chosen.squeeze(-1).sum(-1))
     return torch.stack(scores, dim=1)
 
 
 def label_rows(vlm: VLM, labels: dict[str, str], repeats: int) -> list[Row]:
     """The three comparisons for one set of labels."""
-    clips = random_clips([16] * CLIPS)
+    clips = random_clips([FRAMES] * CLIPS, height=SIDE, width=SIDE)
     prompt = load_prompts("default", persona=PERSONA, labels=labels).label()
     batch = [vlm.encode(frames, plan, prompt) for frames, plan in clips.clips.values()]
     answers = [vlm.answer_ids(label) for label in labels]

@@ -30,7 +30,7 @@ def step_row(
     root: Path,
     repeats: int,
 ) -> Row:
-    """Processor milliseconds a step, over `STEPS` optimizer steps; the losses of both agree to 1e-5 at the first step."""
+    """Processor milliseconds a step, over `STEPS` steps; the losses of both agree to 1e-5 at the first one."""
 
     def ours() -> list[float]:
         shutil.rmtree(root / "work", ignore_errors=True)
