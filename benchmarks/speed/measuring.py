@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import platform
 import statistics
@@ -21,10 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from pydantic import computed_field
 from rich.console import Console
 from rich.table import Table
 
+from rbft.files import write_record
 from rbft.records import Record
 
 Work = Callable[[], object]
@@ -57,7 +56,6 @@ class Row(Record):
     promised: float | None
     equal: str
 
-    @computed_field  # type: ignore[prop-decorator]
     @property
     def ratio(self) -> float:
         """How many times less ours is."""
@@ -132,8 +130,7 @@ def main(doc: str, rows: Callable[[argparse.Namespace], list[Row]]) -> int:
     phase = Path(sys.argv[0]).stem.replace("_", " ")
     found = measured(phase, rows(options))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found.model_dump(), indent=1) + "\n", encoding="utf-8")
+        write_record(options.json, found)
     show(found.rows)
     return 0 if all(row.kept for row in found.rows) else 1
 

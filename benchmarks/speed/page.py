@@ -17,10 +17,10 @@ PAGE = DOCS / "performance.md"
 HEADINGS = ("phase", "case", "against", "rbft", "it", "unit", "ratio", "promised", "kept", "outputs")
 _INTRODUCTION = """# Speed, beside what users have today
 
-`make bench` measures every phase on this machine and writes this page (`python -m benchmarks.speed --help`); one script a
-phase lies in `benchmarks/speed/`, and says what both sides do. Both sides run in turn in one process, after their outputs
-were found equal; *CPU* is processor time on one thread, which other programs on the machine disturb least. A ratio of 3 means
-that rbft takes a third.
+`make bench` measures every phase on this machine and writes this page (`python -m benchmarks.speed --help`). One script
+a phase lies in `benchmarks/speed/`, and says what both sides do. They run in turn in one process, after their outputs
+were found equal; *CPU* is processor time on one thread, which other programs on the machine disturb least. A ratio of 3
+means that rbft takes a third.
 """
 
 
