@@ -1,0 +1,200 @@
+"""The whole RB-FT job on clips of the night yard, against the same job composed from another tool's command lines.
+
+    python -m benchmarks.speed.job [--peer swift|llamafactory] [--clips 200] [--repeats 2] [--json FILE]
+
+The job, from the embedded model's checkpoint: (1) a rationale for every training clip, greedy; (2) stage I learns
+them; (3) stage II learns the labels, from stage I's checkpoint; (4) the test clips are labelled. rbft does it with one
+command, `rbft run` with the arm rb-ft and one seed, from a cold cache, and the peer with four: a user would write the
+data files between them. Measured is the wall time of all processes of a side, imports and loading included, both sides
+in turn, with OMP_NUM_THREADS=1, float32, no GPU and no model hub. Environments are made below build/peers before.
+
+Equal on both sides: checkpoint, clips, prompts, no system message, 4 frames of 84 x 84 a clip, rationales of at most
+64 tokens in batches of 64, 2 epochs a stage, 16 clips a step, AdamW, learning rate, cosine schedule, warm-up, weight
+decay, clipping, no gradient checkpointing, one checkpoint a stage.
+
+Not equal:
+
+- rbft also audits the rationales, scores the labels beside writing them, measures four trivial baselines, computes
+  intervals and writes a report with explained examples. All of that is in its time.
+- rbft takes frames at the times of its plan; both peers take them evenly from the first to the last frame.
+- LLaMA-Factory has one learning rate for all weights; the vision tower has its own in rbft and ms-swift.
+- Both peers also learn the line break after the end of turn, one more token an answer.
+- ms-swift reads clips in one process beside the training process; LLaMA-Factory and rbft (`workers=1`) use none.
+- LLaMA-Factory 0.9.5 imports torchaudio, whose last release fits torch 2.11 at most, so that it runs on torch 2.11.
+
+The row "each further clip" takes the start of processes out: the difference between the job on many and on few clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.speed.measuring import Row, in_turn, main
+from benchmarks.speed.peers import NO_GPU_NO_HUB, PEERS, Done, Job, Peer, do_job, job_of, read_lines
+
+from rbft.experiment import load_experiment
+from rbft.tiny.demo import EXPERIMENT
+from rbft.tiny.night_yard import write_night_yard
+
+WORK = Path("build/job")
+PROMISED = 3.0
+FEW = 20
+TEST_SHARE = 0.3
+
+
+# -- the job -------------------------------------------------------------------------------------------------------
+
+
+def overrides(clips: Path, output: Path) -> list[str]:
+    """What the job changes of the demo's experiment file."""
+    return [f"clips={clips}", f"output={output}", "arms=[rb-ft]", "seeds=[0]", "training.epochs=2", "workers=1"]
+
+
+def write_job(num_clips: int) -> Job:
+    """The job on so many clips, which are rendered where they are not there yet."""
+    num_test = round(TEST_SHARE * num_clips)
+    folder = WORK.absolute() / "night-yard"
+    clips = write_night_yard(
+        folder, num_train=num_clips - num_test, num_test=num_test, seed=0, manifest=f"clips-{num_clips}.csv"
+    )
+    return job_of(load_experiment(EXPERIMENT, overrides(clips, WORK.absolute() / f"rbft-{num_clips}")))
+
+
+# -- our side ------------------------------------------------------------------------------------------------------
+
+
+def do_ours(job: Job) -> Done:
+    """`rbft run`, from a cold cache."""
+    output = Path(job.experiment.output)
+    shutil.rmtree(output, ignore_errors=True)
+    command = [sys.executable, "-m", "rbft", "run", str(EXPERIMENT), *overrides(Path(job.experiment.clips), output)]
+    begun = time.perf_counter()
+    ended = subprocess.run(
+        command,
+        env={**os.environ, **NO_GPU_NO_HUB},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    seconds = time.perf_counter() - begun
+    if ended.returncode:
+        raise SystemExit(f"rbft run ended with {ended.returncode}:\n{ended.stderr[-3_000:]}")
+    return read_ours(job, output / job.experiment.name, seconds)
+
+
+def read_ours(job: Job, run: Path, seconds: float) -> Done:
+    """What a run directory holds of the job. A step's time is its stage's, loading and saving included, by the step."""
+    [texts], [predictions] = list(run.glob("rationales/*.jsonl")), list(run.glob("predictions/*.jsonl"))
+    written = {line["clip_id"]: str(line["text"]) for line in read_lines(texts)}
+    labels = {line["clip_id"]: str(line["label"]) for line in read_lines(predictions)}
+    spent = {line["step"]: float(line["seconds"]) for line in read_lines(run / "timing.jsonl")}
+    steps = {step: len(read_lines(run / "logs" / key / "losses.jsonl")) for step, key in _stages(run).items()}
+    label = "train rb-ft: label"
+    return Done(
+        rationales=tuple(written[row.clip_id] for row in job.train if row.clip_id in written),
+        answers=tuple(labels[row.clip_id] for row in job.test if row.clip_id in labels),
+        label_step_ms=1_000 * spent[label] / steps[label],
+        seconds={**spent, "all": seconds},
+    )
+
+
+def _stages(run: Path) -> dict[str, str]:
+    lines = read_lines(run / "timing.jsonl")
+    return {line["step"]: line["key"] for line in lines if str(line["step"]).startswith("train ")}
+
+
+# -- comparing -----------------------------------------------------------------------------------------------------
+
+
+def compared(job: Job, ours: Done, theirs: Done, title: str) -> str:
+    """What is the same on both sides, in words; raises SystemExit where one side has not done all of the job."""
+    for name, done in (("rbft", ours), (title, theirs)):
+        found, wanted = (len(done.rationales), len(done.answers)), (len(job.train), len(job.test))
+        if found != wanted:
+            raise SystemExit(
+                f"{name} wrote {found[0]} rationales and {found[1]} labels, not {wanted[0]} and {wanted[1]}"
+            )
+        if not all(text.strip() for text in done.rationales):
+            raise SystemExit(f"{name} wrote an empty rationale; the jobs cannot be compared")
+    same = sum(a.strip() == b.strip() for a, b in zip(ours.rationales, theirs.rationales, strict=True))
+    agreed = sum(a == b.strip() for a, b in zip(ours.answers, theirs.answers, strict=True))
+    return (
+        f"{len(job.train)} rationales, {same} the same word for word; {len(job.test)} labels, {agreed} the same; "
+        f"accuracy {accuracy(job, ours.answers):.1%} here, {accuracy(job, theirs.answers):.1%} there"
+    )
+
+
+def accuracy(job: Job, answers: Sequence[str]) -> float:
+    """The share of test clips whose answer is their label."""
+    return sum(answer.strip() == row.label for row, answer in zip(job.test, answers, strict=True)) / len(job.test)
+
+
+def timed(peer: Peer, job: Job, repeats: int) -> tuple[float, float, Done, Done]:
+    """Median seconds of both sides, rbft's first, and what they did the last time."""
+    ours: list[Done] = []
+    theirs: list[Done] = []
+    folder = WORK.absolute() / f"{peer.name}-{len(job.train) + len(job.test)}"
+    milliseconds = in_turn(
+        lambda: ours.append(do_ours(job)), lambda: theirs.append(do_job(peer, job, folder)), repeats=repeats, warm_up=0
+    )
+    return milliseconds[0] / 1_000, milliseconds[1] / 1_000, ours[-1], theirs[-1]
+
+
+def rows_of(peer: Peer, num_clips: int, repeats: int) -> list[Row]:
+    """The job on many clips, what each further clip costs, and a step of stage II."""
+    peer.environment.make()
+    peer.environment.warm()
+    against = f"{peer.title} {peer.environment.version(peer.environment.packages[0].partition('==')[0])}"
+    few, many = write_job(min(FEW, num_clips)), write_job(num_clips)
+    ours, theirs, our_work, their_work = timed(peer, many, repeats)
+    equal = compared(many, our_work, their_work, peer.title)
+    row = Row(phase="whole job", case=f"RB-FT, {num_clips} clips", against=against, ours=ours, theirs=theirs, unit="s",
+              promised=PROMISED, equal=equal)  # fmt: skip
+    print(f"{against}: {their_work.seconds}\nrbft: {our_work.seconds}", file=sys.stderr)
+    rows = [row, label_step(against, our_work, their_work)]
+    if num_clips > FEW:
+        rows.append(further_clip(peer, against, few, (ours, theirs), num_clips - FEW))
+    return rows
+
+
+def label_step(against: str, ours: Done, theirs: Done) -> Row:
+    """One optimizer step of stage II; rbft's includes loading and saving, the peer's is the training alone."""
+    return Row(phase="whole job", case="a step of stage II, 16 clips", against=against, ours=ours.label_step_ms,
+               theirs=theirs.label_step_ms, unit="ms", promised=None,
+               equal="by the logs; here with loading and saving the stage, there without")  # fmt: skip
+
+
+def further_clip(peer: Peer, against: str, few: Job, many: tuple[float, float], num_more: int) -> Row:
+    """What one more clip costs: the difference to the job on few clips."""
+    ours, theirs, our_work, their_work = timed(peer, few, 1)
+    equal = compared(few, our_work, their_work, peer.title)
+    print(f"few clips: rbft {ours:.1f} s, {against} {theirs:.1f} s ({equal})", file=sys.stderr)
+    return Row(phase="whole job", case="each further clip", against=against, ours=1_000 * (many[0] - ours) / num_more,
+               theirs=1_000 * (many[1] - theirs) / num_more, unit="ms", promised=None,
+               equal=f"differences to the job on {FEW} clips: {ours:.0f} s here, {theirs:.0f} s there")  # fmt: skip
+
+
+# -- command line --------------------------------------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--peer", choices=sorted(PEERS), help="one of the peers (default: both)")
+    parser.add_argument("--clips", type=int, default=200, help="clips of the night yard, 30 %% of them for the test")
+    parser.set_defaults(repeats=2)
+
+
+def rows(options: argparse.Namespace) -> list[Row]:
+    chosen = [options.peer] if options.peer else list(PEERS)
+    return [row for name in chosen for row in rows_of(PEERS[name](), options.clips, options.repeats)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(__doc__, rows, add_options))
