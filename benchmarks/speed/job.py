@@ -34,10 +34,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.speed.measuring import Row, in_turn, main
-from benchmarks.speed.peers import NO_GPU_NO_HUB, PEERS, Done, Job, Peer, do_job, job_of, read_lines
+from benchmarks.speed.peers import NO_GPU_NO_HUB, PEERS, Done, Job, Peer, children_seconds, do_job, job_of, read_lines
 
 from rbft.experiment import load_experiment
 from rbft.tiny.demo import EXPERIMENT
@@ -75,7 +77,7 @@ def do_ours(job: Job) -> Done:
     output = Path(job.experiment.output)
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "rbft", "run", str(EXPERIMENT), *overrides(Path(job.experiment.clips), output)]
-    begun = time.perf_counter()
+    begun, spent = time.perf_counter(), children_seconds()
     ended = subprocess.run(
         command,
         env={**os.environ, **NO_GPU_NO_HUB},
@@ -87,10 +89,11 @@ def do_ours(job: Job) -> Done:
     seconds = time.perf_counter() - begun
     if ended.returncode:
         raise SystemExit(f"rbft run ended with {ended.returncode}:\n{ended.stderr[-3_000:]}")
-    return read_ours(job, output / job.experiment.name, seconds)
+    done = read_ours(job, output / job.experiment.name)
+    return replace(done, processor_seconds=children_seconds() - spent, seconds={**done.seconds, "all": seconds})
 
 
-def read_ours(job: Job, run: Path, seconds: float) -> Done:
+def read_ours(job: Job, run: Path) -> Done:
     """What a run directory holds of the job. A step's time is its stage's, loading and saving included, by the step."""
     [texts], [predictions] = list(run.glob("rationales/*.jsonl")), list(run.glob("predictions/*.jsonl"))
     written = {line["clip_id"]: str(line["text"]) for line in read_lines(texts)}
@@ -102,7 +105,7 @@ def read_ours(job: Job, run: Path, seconds: float) -> Done:
         rationales=tuple(written[row.clip_id] for row in job.train if row.clip_id in written),
         answers=tuple(labels[row.clip_id] for row in job.test if row.clip_id in labels),
         label_step_ms=1_000 * spent[label] / steps[label],
-        seconds={**spent, "all": seconds},
+        seconds=spent,
     )
 
 
@@ -137,49 +140,96 @@ def accuracy(job: Job, answers: Sequence[str]) -> float:
     return sum(answer.strip() == row.label for row, answer in zip(job.test, answers, strict=True)) / len(job.test)
 
 
-def timed(peer: Peer, job: Job, repeats: int) -> tuple[float, float, Done, Done]:
-    """Median seconds of both sides, rbft's first, and what they did the last time."""
+@dataclass(frozen=True)
+class Timed:
+    """Both sides of one job, rbft's first: median seconds, and what they did the last time."""
+
+    seconds: tuple[float, float]
+    ours: Done
+    theirs: Done
+    equal: str
+
+
+def timed(peer: Peer, job: Job, repeats: int) -> Timed:
+    """Do a job on both sides in turn, so many times, and compare what came of it."""
     ours: list[Done] = []
     theirs: list[Done] = []
     folder = WORK.absolute() / f"{peer.name}-{len(job.train) + len(job.test)}"
     milliseconds = in_turn(
         lambda: ours.append(do_ours(job)), lambda: theirs.append(do_job(peer, job, folder)), repeats=repeats, warm_up=0
     )
-    return milliseconds[0] / 1_000, milliseconds[1] / 1_000, ours[-1], theirs[-1]
+    equal = compared(job, ours[-1], theirs[-1], peer.title)
+    for name, sides in (("rbft", ours), (peer.title, theirs)):
+        for done in sides:
+            said = ", ".join(f"{step} {seconds:.1f}" for step, seconds in done.seconds.items())
+            print(f"{name}, seconds: {said}; of processors {done.processor_seconds:.1f}", file=sys.stderr)
+    return Timed((milliseconds[0] / 1_000, milliseconds[1] / 1_000), ours[-1], theirs[-1], equal)
 
 
 def rows_of(peer: Peer, num_clips: int, repeats: int) -> list[Row]:
-    """The job on many clips, what each further clip costs, and a step of stage II."""
+    """The job in wall and in processor time, a step of stage II, and what each further clip costs."""
     peer.environment.make()
     peer.environment.warm()
-    against = f"{peer.title} {peer.environment.version(peer.environment.packages[0].partition('==')[0])}"
-    few, many = write_job(min(FEW, num_clips)), write_job(num_clips)
-    ours, theirs, our_work, their_work = timed(peer, many, repeats)
-    equal = compared(many, our_work, their_work, peer.title)
-    row = Row(phase="whole job", case=f"RB-FT, {num_clips} clips", against=against, ours=ours, theirs=theirs, unit="s",
-              promised=PROMISED, equal=equal)  # fmt: skip
-    print(f"{against}: {their_work.seconds}\nrbft: {our_work.seconds}", file=sys.stderr)
-    rows = [row, label_step(against, our_work, their_work)]
+    against = peer.environment.title(peer.title)
+    many = timed(peer, write_job(num_clips), repeats)
+    rows = [
+        _row(f"RB-FT, {num_clips} clips", against, many.seconds, "s", many.equal, promised=PROMISED),
+        _row(
+            f"RB-FT, {num_clips} clips",
+            against,
+            (many.ours.processor_seconds, many.theirs.processor_seconds),
+            "CPU s",
+            "all processes together, the last time",
+        ),
+        _row(
+            "a step of stage II, 16 clips",
+            against,
+            (many.ours.label_step_ms, many.theirs.label_step_ms),
+            "ms",
+            "by the logs; here with loading and saving the stage, there without",
+        ),
+    ]
     if num_clips > FEW:
-        rows.append(further_clip(peer, against, few, (ours, theirs), num_clips - FEW))
+        few = timed(peer, write_job(FEW), 1)
+        rows += further_clips(against, few, many, num_clips - FEW)
     return rows
 
 
-def label_step(against: str, ours: Done, theirs: Done) -> Row:
-    """One optimizer step of stage II; rbft's includes loading and saving, the peer's is the training alone."""
-    return Row(phase="whole job", case="a step of stage II, 16 clips", against=against, ours=ours.label_step_ms,
-               theirs=theirs.label_step_ms, unit="ms", promised=None,
-               equal="by the logs; here with loading and saving the stage, there without")  # fmt: skip
+def further_clips(against: str, few: Timed, many: Timed, num_more: int) -> list[Row]:
+    """What one more clip costs in wall and in processor time: the difference to the job on few clips."""
+    wall = [1_000 * (large - small) / num_more for large, small in zip(many.seconds, few.seconds, strict=True)]
+    spent = [
+        1_000 * (large.processor_seconds - small.processor_seconds) / num_more
+        for large, small in ((many.ours, few.ours), (many.theirs, few.theirs))
+    ]
+    took = f"the job on {FEW} clips took {few.seconds[0]:.0f} s here, {few.seconds[1]:.0f} s there"
+    processors = f"{few.ours.processor_seconds:.0f} CPU s here, {few.theirs.processor_seconds:.0f} CPU s there"
+    return [
+        _row("each further clip", against, (wall[0], wall[1]), "ms", took),
+        _row("each further clip", against, (spent[0], spent[1]), "CPU ms", f"the job on {FEW} clips: {processors}"),
+    ]
 
 
-def further_clip(peer: Peer, against: str, few: Job, many: tuple[float, float], num_more: int) -> Row:
-    """What one more clip costs: the difference to the job on few clips."""
-    ours, theirs, our_work, their_work = timed(peer, few, 1)
-    equal = compared(few, our_work, their_work, peer.title)
-    print(f"few clips: rbft {ours:.1f} s, {against} {theirs:.1f} s ({equal})", file=sys.stderr)
-    return Row(phase="whole job", case="each further clip", against=against, ours=1_000 * (many[0] - ours) / num_more,
-               theirs=1_000 * (many[1] - theirs) / num_more, unit="ms", promised=None,
-               equal=f"differences to the job on {FEW} clips: {ours:.0f} s here, {theirs:.0f} s there")  # fmt: skip
+def _row(
+    case: str,
+    against: str,
+    both: tuple[float, float],
+    unit: Literal["s", "CPU s", "ms", "CPU ms"],
+    equal: str,
+    *,
+    promised: float | None = None,
+) -> Row:
+    ours, theirs = both
+    return Row(
+        phase="whole job",
+        case=case,
+        against=against,
+        ours=ours,
+        theirs=theirs,
+        unit=unit,
+        promised=promised,
+        equal=equal,
+    )
 
 
 # -- command line --------------------------------------------------------------------------------------------------

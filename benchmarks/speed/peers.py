@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -67,12 +68,14 @@ def job_of(experiment: Experiment) -> Job:
 class Done:
     """What came of the job: texts about training clips and labels of test clips, in the order of the manifest.
 
-    `seconds` are those of the single commands, `label_step_ms` is one optimizer step of stage II by the tool's own log.
+    `label_step_ms` is one optimizer step of stage II by the tool's own log, `processor_seconds` that of all processes
+    together; `seconds` are those of the single commands.
     """
 
     rationales: tuple[str, ...]
     answers: tuple[str, ...]
     label_step_ms: float
+    processor_seconds: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -109,11 +112,11 @@ class Environment:
         """Read its packages once, so that the first timed command finds them in memory as later ones do."""
         subprocess.run([str(self.python), "-c", f"import {self.imported}"], capture_output=True, check=True)
 
-    def version(self, package: str) -> str:
-        """The installed version of a package."""
-        code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
-        done = subprocess.run([str(self.python), "-c", code, package], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+    def title(self, name: str) -> str:
+        """The tool's name with the versions that count: its own, and those of transformers and torch."""
+        pinned = [package.partition("==") for package in self.packages]
+        versions = {package: version for package, _, version in pinned}
+        return f"{name} {pinned[0][2]} (transformers {versions['transformers']}, torch {versions['torch']})"
 
 
 # -- running -------------------------------------------------------------------------------------------------------
@@ -168,8 +171,15 @@ def do_job(peer: Peer, job: Job, folder: Path) -> Done:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shell = Commands(folder, peer.variables(job))
+    spent = children_seconds()
     done = peer.do(job, folder, shell)
-    return Done(done.rationales, done.answers, done.label_step_ms, shell.seconds)
+    return replace(done, processor_seconds=children_seconds() - spent, seconds=shell.seconds)
+
+
+def children_seconds() -> float:
+    """Processor time of all processes that this one has started and waited for, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 # -- ms-swift ------------------------------------------------------------------------------------------------------
@@ -293,6 +303,7 @@ class Swift:
             "seed": 0,
             "output_dir": name,
             "add_version": False,
+            "check_model": False,  # would ask its hub for newer weights, and for 20 s where no network is
         }
 
     @staticmethod
