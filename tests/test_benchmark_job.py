@@ -79,7 +79,7 @@ def test_the_job_is_the_experiments(job: Job) -> None:
     assert [row.clip_id for row in job.test] == ["c"]
     assert (job.prompts.rationale(), job.prompts.label()) == (RATIONALE, LABEL)
     assert job.label_tokens == 10
-    assert (job.experiment.training.epochs, job.experiment.workers, job.experiment.seeds) == (2, 1, (0,))
+    assert (job.experiment.training.epochs, job.experiment.seeds) == (2, (0,))
 
 
 def test_swift_does_the_job_in_four_commands(job: Job, tmp_path: Path) -> None:
@@ -210,8 +210,9 @@ def test_both_sides_must_have_done_the_whole_job(job: Job) -> None:
 
 
 def test_a_further_clip_is_the_difference_of_two_jobs() -> None:
-    few = benchmark.Timed((10.0, 30.0), Done((), (), 1.0, 8.0), Done((), (), 1.0, 20.0), "")
-    many = benchmark.Timed((28.0, 120.0), Done((), (), 1.0, 17.0), Done((), (), 1.0, 83.0), "")
+    done = Done((), (), 1.0)
+    few = benchmark.Timed((10.0, 30.0), (8.0, 20.0), done, done, "")
+    many = benchmark.Timed((28.0, 120.0), (17.0, 83.0), done, done, "")
     wall, spent = benchmark.further_clips("peer", few, many, 180)
     assert (wall.ours, wall.theirs, wall.ratio, wall.unit) == (100.0, 500.0, 5.0, "ms")
     assert (spent.ours, spent.theirs, spent.unit) == (50.0, 350.0, "CPU ms")
