@@ -72,16 +72,14 @@ def write_job(num_clips: int) -> Job:
     clips = write_night_yard(
         folder, num_train=num_clips - num_test, num_test=num_test, seed=0, manifest=f"clips-{num_clips}.csv"
     )
-    return job_of(load_experiment(EXPERIMENT, overrides(clips, WORK.absolute() / f"rbft-{num_clips}")))
+    return job_of(load_experiment(EXPERIMENT, overrides(clips, WORK.absolute() / "rbft")))
 
 
 # -- our side ------------------------------------------------------------------------------------------------------
 
 
-def do_ours(job: Job) -> Done:
-    """`rbft run`, from a cold cache."""
-    output = Path(job.experiment.output)
-    shutil.rmtree(output, ignore_errors=True)
+def do_ours(job: Job, output: Path) -> Done:
+    """`rbft run` into a fresh folder, so from a cold cache."""
     command = [sys.executable, "-m", "rbft", "run", str(EXPERIMENT), *overrides(Path(job.experiment.clips), output)]
     begun, spent = time.perf_counter(), children_seconds()
     ended = subprocess.run(
@@ -162,8 +160,12 @@ def timed(peer: Peer, job: Job, repeats: int) -> Timed:
     ours: list[Done] = []
     theirs: list[Done] = []
     folder = WORK.absolute() / f"{peer.name}-{len(job.train) + len(job.test)}"
+    shutil.rmtree(folder, ignore_errors=True)
     milliseconds = in_turn(
-        lambda: ours.append(do_ours(job)), lambda: theirs.append(do_job(peer, job, folder)), repeats=repeats, warm_up=0
+        lambda: ours.append(do_ours(job, folder / f"rbft-{len(ours)}")),
+        lambda: theirs.append(do_job(peer, job, folder / f"{peer.name}-{len(theirs)}")),
+        repeats=repeats,
+        warm_up=0,
     )
     equal = compared(job, ours[-1], theirs[-1], peer.title)
     for name, sides in (("rbft", ours), (peer.title, theirs)):

@@ -168,7 +168,6 @@ class Peer(Protocol):
 
 def do_job(peer: Peer, job: Job, folder: Path) -> Done:
     """The whole job with a peer, in a fresh folder."""
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shell = Commands(folder, peer.variables(job))
     spent = children_seconds()
