@@ -23,7 +23,8 @@ Not equal:
 - LLaMA-Factory has one learning rate for all weights; the vision tower has its own in rbft and ms-swift.
 - Both peers also learn the line break after the end of turn, one more token an answer.
 - LLaMA-Factory imports torchaudio, whose newest release refuses torch 2.15; it runs on the torch that release is for.
-- LLaMA-Factory trains with positions in time, height and width and predicts with plain ones, so it labels worse.
+- LLaMA-Factory trains with positions in time, height and width and predicts with plain ones: a fault that costs it
+  no time, but rationales and accuracy.
 
 docs/performance-notes.md says how these facts were found.
 
