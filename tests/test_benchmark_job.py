@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from benchmarks.speed import job as benchmark
-from benchmarks.speed import peers
-from benchmarks.speed.peers import Done, Job, LlamaFactory, Swift
+from benchmarks.speed import peers, recipes
+from benchmarks.speed.peers import Done, Job
+from benchmarks.speed.recipes import LlamaFactory, Swift
 
 from rbft.experiment import load_experiment
 from rbft.tiny.demo import EXPERIMENT
@@ -126,7 +127,7 @@ def test_swift_is_told_the_recipe(job: Job) -> None:
 
 
 def test_swift_learns_which_tokens_are_visual(job: Job) -> None:
-    assert peers.plugin(job.checkpoint).splitlines()[-1] == "Qwen2_5VLTemplate.video_token_id = 762"
+    assert recipes.plugin(job.checkpoint).splitlines()[-1] == "Qwen2_5VLTemplate.video_token_id = 762"
 
 
 def test_llama_factory_does_the_job_in_four_commands(job: Job, tmp_path: Path) -> None:

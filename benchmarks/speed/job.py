@@ -46,7 +46,8 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.speed.measuring import Row, in_turn, main
-from benchmarks.speed.peers import NO_GPU_NO_HUB, PEERS, Done, Job, Peer, children_seconds, do_job, job_of, read_lines
+from benchmarks.speed.peers import NO_GPU_NO_HUB, Done, Job, Peer, children_seconds, do_job, job_of, read_lines
+from benchmarks.speed.recipes import PEERS
 
 from rbft.experiment import load_experiment
 from rbft.tiny.demo import EXPERIMENT
