@@ -121,11 +121,17 @@ def check_close(name: str, ours: float, limit: float) -> str:
     return f"{name} within {ours:.1e}"
 
 
-def main(doc: str, rows: Callable[[argparse.Namespace], list[Row]]) -> int:
-    """The command line of one benchmark."""
+def main(
+    doc: str,
+    rows: Callable[[argparse.Namespace], list[Row]],
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """The command line of one benchmark; `add_options` adds those of its own, or sets other defaults."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="how often both sides are timed; medians are shown")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    if add_options is not None:
+        add_options(parser)
     options = parser.parse_args()
     phase = Path(sys.argv[0]).stem.replace("_", " ")
     found = measured(phase, rows(options))
