@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from benchmarks.speed.clips import folder
 from benchmarks.speed.measuring import Row, in_turn, main
-from benchmarks.speed.model import PERSONA
+from benchmarks.speed.model import PERSONA, stock
 
 from rbft.clips.cache import FrameCache
 from rbft.clips.ingest import clip_frames, inspect_clips
@@ -62,16 +62,17 @@ def rows(options: argparse.Namespace) -> list[Row]:
     with folder() as root:
         vlm = VLM.load("embedded")
         clips = encoded(vlm, root)
+        library = stock(vlm)
         size = Rationales().batch_size
 
         def ours() -> list[str]:
             batches = [clips[start : start + size] for start in range(0, CLIPS, size)]
             return [made.text for batch in batches for made in generate(vlm, batch, max_new_tokens=MAX_NEW_TOKENS)]
 
-        same = sum(a == b for a, b in zip(ours(), clip_by_clip(vlm, clips), strict=True))
+        same = sum(a == b for a, b in zip(ours(), clip_by_clip(library, clips), strict=True))
         if same < CLIPS:
             raise SystemExit(f"only {same} of {CLIPS} texts are equal; nothing was timed")
-        mine, other = in_turn(ours, lambda: clip_by_clip(vlm, clips), repeats=options.repeats, warm_up=0, cpu=True)
+        mine, other = in_turn(ours, lambda: clip_by_clip(library, clips), repeats=options.repeats, warm_up=0, cpu=True)
         against = "generate, one clip at a time"
         case = f"{CLIPS} clips, embedded model"
         return [

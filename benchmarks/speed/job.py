@@ -26,7 +26,7 @@ Not equal:
 - LLaMA-Factory trains with positions in time, height and width and predicts with plain ones: a fault that costs it
   no time, but rationales and accuracy.
 
-docs/performance-notes.md says how these facts were found.
+docs/performance.md says what else was observed.
 
 The row "each further clip" takes the start of processes out: the difference between the job on many and on few clips.
 """

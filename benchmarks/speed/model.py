@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as hf_logging
 
 from rbft.clips.frames import Frames
@@ -79,6 +79,14 @@ def big_head(folder: Path) -> Path:
 def fresh(vlm: VLM) -> VLM:
     """A copy with weights of its own, to be trained."""
     return VLM(copy.deepcopy(vlm.model), vlm.processor, vlm.source)
+
+
+def stock(vlm: VLM) -> VLM:
+    """The same checkpoint as transformers loads it, with none of our layers in it."""
+    model = AutoModelForImageTextToText.from_pretrained(
+        vlm.source.folder, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return VLM(model.eval(), vlm.processor, vlm.source)
 
 
 def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:

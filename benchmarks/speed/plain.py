@@ -68,8 +68,7 @@ class PlainCollator:
 def train_plainly(
     vlm: VLM, examples: Sequence[Example], frames: FrameSource, recipe: Recipe, *, steps: int, seed: int, work: Path
 ) -> list[float]:
-    """Train `vlm` in place with the stock Trainer and stock attention; returns the loss of every step."""
-    vlm.model.set_attn_implementation({"vision_config": "sdpa"})
+    """Train `vlm` in place with the stock Trainer; returns the loss of every step."""
     args = TrainingArguments(
         output_dir=str(work), max_steps=steps, per_device_train_batch_size=recipe.micro_batch_size,
         gradient_accumulation_steps=recipe.accumulated,
@@ -81,7 +80,9 @@ def train_plainly(
     trainer = Trainer(
         model=vlm.model, args=args, train_dataset=Rows(examples), data_collator=PlainCollator(vlm, frames)
     )
-    trainer.model_accepts_loss_kwargs = True  # else accumulated micro-batches count alike, however many tokens they have
+    trainer.model_accepts_loss_kwargs = (
+        True  # else accumulated micro-batches count alike, however many tokens they have
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.rationale_step
 
-The embedded body with a head of 152,064 rows; 16 clips of log-normal length with answers of 20 to 160 tokens, in
-micro-batches of 4. Both sides learn the same examples in every step; ours sorts them within it, so that clips of like
+The embedded body with a head of 152,064 rows; 8 clips of log-normal length with answers of 30 to 200 tokens, in
+micro-batches of 2. Both sides learn the same examples in every step; ours sorts them within it, so that clips of like
 length stand together.
 """
 
@@ -24,7 +24,7 @@ from rbft.models.vlm import VLM
 from rbft.prompts import load_prompts
 from rbft.records import Example
 
-CLIPS, MICRO = 16, 4
+CLIPS, MICRO = 8, 2
 RECIPE = Recipe(batch_size=CLIPS, micro_batch_size=MICRO, gradient_checkpointing=False, warmup_ratio=0.0)
 WORDS = ("person", "walks", "door", "night", "small", "dog", "waits", "gate")
 
@@ -37,7 +37,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     examples = [
         Example(clip_id=clip_id, prompt=prompt, source="self",
                 answer=" ".join(random.choice(WORDS, int(length))))
-        for clip_id, length in zip(clips.clips, random.integers(15, 120, CLIPS), strict=True)
+        for clip_id, length in zip(clips.clips, random.integers(10, 60, CLIPS), strict=True)
     ]  # fmt: skip
     with folder() as root:
         vlm = VLM.load(big_head(root / "model"), for_training=True)

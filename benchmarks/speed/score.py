@@ -16,7 +16,7 @@ import sys
 import torch
 from benchmarks.speed.clips import folder
 from benchmarks.speed.measuring import Row, check_close, in_turn, main
-from benchmarks.speed.model import LABELS, PERSONA, big_head, largest_difference, random_clips
+from benchmarks.speed.model import LABELS, PERSONA, big_head, largest_difference, random_clips, stock
 
 from rbft.models.generate import generate
 from rbft.models.score import score_answers
@@ -47,6 +47,7 @@ def label_rows(vlm: VLM, labels: dict[str, str], repeats: int) -> list[Row]:
     prompt = load_prompts("default", persona=PERSONA, labels=labels).label()
     batch = [vlm.encode(frames, plan, prompt) for frames, plan in clips.clips.values()]
     answers = [vlm.answer_ids(label) for label in labels]
+    library = stock(vlm)
     count, longest = len(labels), max(len(answer) for answer in answers)
 
     def ours() -> torch.Tensor:
@@ -56,13 +57,13 @@ def label_rows(vlm: VLM, labels: dict[str, str], repeats: int) -> list[Row]:
     for name, lean, share in (("C forwards, full logits", False, 1.5), ("C forwards, label rows", True, 0.8)):
 
         def theirs(lean: bool = lean) -> torch.Tensor:
-            return one_by_one(vlm, batch, answers, lean=lean)
+            return one_by_one(library, batch, answers, lean=lean)
 
         equal = check_close("log-probabilities", largest_difference(ours(), theirs()), 1e-4)
         mine, other = in_turn(ours, theirs, repeats=repeats, cpu=True)
         found.append(Row(phase="scoring", case=f"{CLIPS} clips, {count} labels", against=name, ours=mine, theirs=other,
                          unit="CPU ms", promised=share * count, equal=equal))  # fmt: skip
-    mine, other = in_turn(ours, lambda: generate(vlm, batch, max_new_tokens=longest), repeats=repeats, cpu=True)
+    mine, other = in_turn(ours, lambda: generate(library, batch, max_new_tokens=longest), repeats=repeats, cpu=True)
     found.append(Row(phase="scoring", case=f"{CLIPS} clips, {count} labels", against=f"generate, {longest} tokens",
                      ours=mine, theirs=other, unit="CPU ms", promised=1 / 1.3, equal="scores as above"))  # fmt: skip
     return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.speed.measuring import Row, check_close, in_turn
-from benchmarks.speed.model import fresh
+from benchmarks.speed.model import fresh, stock
 from benchmarks.speed.plain import train_plainly
 
 from rbft.experiment import Recipe
@@ -32,6 +32,8 @@ def step_row(
 ) -> Row:
     """Processor milliseconds a step, over `STEPS` steps; the losses of both agree to 1e-5 at the first one."""
 
+    library = stock(vlm)
+
     def ours() -> list[float]:
         shutil.rmtree(root / "work", ignore_errors=True)
         points = train(
@@ -40,7 +42,7 @@ def step_row(
         return [point.loss for point in points]
 
     def theirs() -> list[float]:
-        return train_plainly(fresh(vlm), examples, frames, recipe, steps=STEPS, seed=0, work=root / "plain")
+        return train_plainly(fresh(library), examples, frames, recipe, steps=STEPS, seed=0, work=root / "plain")
 
     equal = check_close("loss", abs(ours()[0] - theirs()[0]), 1e-5)
     our_ms, their_ms = in_turn(ours, theirs, repeats=repeats, warm_up=0, cpu=True)

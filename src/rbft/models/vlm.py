@@ -24,6 +24,7 @@ from rbft.clips.frames import Frames
 from rbft.errors import CheckpointError, UserError
 from rbft.models.family import Family, family_of
 from rbft.models.memory import GIB, Device
+from rbft.models.patches import patches_as_rows
 from rbft.models.pixels import VisualInput, affine_to, patchify
 from rbft.models.shape import ModelShape, shape_of
 from rbft.models.sources import Source, is_on_hub, resolve
@@ -120,8 +121,10 @@ class VLM:
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{source.name}: cannot be loaded: {_first_line(error)}") from error
         vlm = cls(model.to(device).eval(), processor, source)
-        if attention == "sdpa" and vlm.family.pixels == "patches":
-            one_call_a_layer(model)
+        if vlm.family.pixels == "patches":
+            patches_as_rows(model)
+            if attention == "sdpa":
+                one_call_a_layer(model)
         return vlm
 
     def save(self, folder: Path) -> None:
