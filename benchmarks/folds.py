@@ -12,7 +12,6 @@ file, into docs/evidence.md.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from benchmarks.running import Prefixed, reports_of, spent_seconds, use_one_thre
 from rbft.errors import UserError
 from rbft.evaluation.compare import read_answers
 from rbft.evaluation.verdict import arm_report, compare_all
-from rbft.experiment import Experiment, load_experiment
+from rbft.experiment import Experiment, load_experiment, make_experiment
 from rbft.files import write_record, write_text
 from rbft.progress import Reporter
 from rbft.records import Prediction
@@ -36,29 +35,28 @@ Runs = dict[int, list[Prediction]]
 Work = Callable[[Experiment, Reporter], Report]
 
 
-def experiments(file: Path, folds: int, overrides: Sequence[str], root: Path) -> list[Experiment]:
+def experiments(whole: Experiment, folds: int, root: Path) -> list[Experiment]:
     """The run of every fold; raises ExperimentError."""
-    whole = load_experiment(file, overrides)
     return [
-        load_experiment(
-            file,
-            [*overrides, f"split.folds={folds}", f"split.fold={fold}", f"output={json.dumps(root.as_posix())}",
-             f"name={whole.name}-{fold}-of-{folds}"],
+        make_experiment(
+            whole.model_dump() | {
+                "name": f"{whole.name}-{fold}-of-{folds}",
+                "output": root.as_posix(),
+                "split": whole.split.model_dump() | {"folds": folds, "fold": fold},
+            }
         )
         for fold in range(1, folds + 1)
     ]  # fmt: skip
 
 
-def run_folds(
-    file: Path, folds: int, overrides: Sequence[str], root: Path, reporter: Reporter, work: Work | None = None
-) -> Folded:
+def run_folds(whole: Experiment, folds: int, root: Path, reporter: Reporter, work: Work | None = None) -> Folded:
     """Run every fold, or read what it left, and pool their test clips."""
     reports, answered = [], []
-    for experiment in experiments(file, folds, overrides, root):
+    for experiment in experiments(whole, folds, root):
         reporter.say(f"{experiment.name}: {len(experiment.arms)} arms")
         reports.append((work or _run)(experiment, reporter))
         answered.append(predictions_of(root / experiment.name, reports[-1]))
-    return pooled(load_experiment(file, overrides).name, reports, answered)
+    return pooled(whole.name, reports, answered)
 
 
 def _run(experiment: Experiment, reporter: Reporter) -> Report:
@@ -134,10 +132,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.folds < 2:
         raise UserError(f"--folds {args.folds}: cross-validation takes 2 or more")
     ours = args.file.resolve() == FILE
-    made_of = load_experiment(args.file, args.overrides).name
-    document = args.out or (DOCUMENT if ours else args.root / f"{made_of}-{args.folds}-folds.md")
+    whole = load_experiment(args.file, args.overrides)
+    document = args.out or (DOCUMENT if ours else args.root / f"{whole.name}-{args.folds}-folds.md")
     reports = reports_of(document)
-    made = run_folds(args.file, args.folds, args.overrides, args.root, Prefixed("folds"))
+    made = run_folds(whole, args.folds, args.root, Prefixed("folds"))
     section = folded_section(made)
     print(section)
     if ours:

@@ -19,7 +19,7 @@ FIGHT = Path(__file__).parents[1] / "examples" / "fight.yaml"
 
 
 def test_every_fold_is_a_run_of_its_own(tmp_path: Path) -> None:
-    runs = folds.experiments(FIGHT, 5, ["seeds=[3]"], tmp_path)
+    runs = folds.experiments(load_experiment(FIGHT, ["seeds=[3]"]), 5, tmp_path)
     assert [(run.name, run.split.folds, run.split.fold) for run in runs] == [
         (f"fight-{n}-of-5", 5, n) for n in range(1, 6)
     ]
@@ -61,7 +61,7 @@ def test_folds_are_pooled(tmp_path: Path) -> None:
         data = made.dataset.model_copy(update={"train": 2, "test": 2, "labels": {"a": 1, "b": 1}})
         return made.model_copy(update={"dataset": data})
 
-    found = folds.run_folds(file, 2, [], root, folds.Prefixed("folds"), work)
+    found = folds.run_folds(load_experiment(file), 2, root, folds.Prefixed("folds"), work)
     assert ran == ["tiny-1-of-2", "tiny-2-of-2"]
     assert found.arms["direct"].accuracy.per_seed == (0.75, 1.0)
     assert found.arms["rb-ft"].accuracy.per_seed == (0.5, 0.5)
