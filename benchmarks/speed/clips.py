@@ -15,7 +15,10 @@ import numpy as np
 def make_clip(
     path: Path, *, seconds: float, width: int, height: int, fps: int = 25, b_frames: bool = True, seed: int = 0
 ) -> Path:
-    """An H.264 clip as a camera sees it, 2 to 4 Mbit/s at 720p and 25 frames a second; `b_frames`: as encoders do unless told otherwise."""
+    """An H.264 clip as a camera sees it: 2 to 4 Mbit/s at 720p and 25 frames a second.
+
+    `b_frames`: with pictures that are shown before one that they refer to, as encoders make them unless told otherwise.
+    """
     random = np.random.default_rng(seed)
     scene = random.integers(60, 180, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:height, :width]
     with av.open(str(path), "w") as container:
