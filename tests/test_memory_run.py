@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from commands import command
 from rbft.files import read_record
+from rbft.models.memory import GIB, Device
 from rbft.models.sources import resolve
 from rbft.results import Report
 from rbft.store import read_card
@@ -99,14 +102,44 @@ def test_lora_is_chosen_where_full_does_not_fit_and_the_report_says_so(
     assert plan.why_lora in read_record(root / "report.json", Report).notes
     [first] = (root / "checkpoints").iterdir()
     assert run(experiment, tmp_path, *small) == 0
-    other = [folder for folder in (root / "checkpoints").iterdir() if folder != first]
-    assert len(other) == 1, "full fine-tuning is another child than LoRA"
-    assert read_card(other[0]).checkpoint.parent == read_card(first).checkpoint.parent
+    assert list((root / "checkpoints").iterdir()) == [first], "a run stays what it began as"
+    assert read_record(root / "memory.json", MemoryPlan).why_lora == (
+        "LoRA is trained instead of every weight, because this run began with it; "
+        "training.method=full trains every weight, from the beginning"
+    )
+    assert run(experiment, tmp_path, *small, "training.method=full") == 0
+    [other] = [folder for folder in (root / "checkpoints").iterdir() if folder != first]
+    assert read_card(other).checkpoint.parent == read_card(first).checkpoint.parent
     capsys.readouterr()
-    assert run(experiment, tmp_path, "training.micro_batch_size=2", "training.gradient_checkpointing=true") == 0
+    again = ["training.method=full", "training.micro_batch_size=2", "training.gradient_checkpointing=true"]
+    assert run(experiment, tmp_path, *again) == 0
     assert "examples" not in capsys.readouterr().err, "however batches are cut, the child is the same"
     assert run(experiment, tmp_path, f"memory_gib={FOR_LORA}", "training.method=full") == 2
     assert "training does not fit the memory: full fine-tuning, checkpointing" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_reported_and_explained_on_a_smaller_machine(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(experiment, tmp_path) == 0
+    root = tmp_path / "mine"
+    kept = {path: path.read_bytes() for path in (root / "checkpoints").rglob("*") if path.is_file()}
+    planned = (root / "memory.json").read_bytes()
+    monkeypatch.setattr("rbft.runs.this_device", lambda _: Device("CPU", "cpu", int(TINY * GIB)))
+    assert command("explain", str(root), "--attention", "--objects", "motion") == 2
+    assert "found no object in 4 test clips" in capsys.readouterr().err, "these clips have none; memory is no matter"
+    assert (root / "memory.json").read_bytes() == planned
+    assert run(experiment, tmp_path) == 0
+    assert "examples" not in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (root / "checkpoints").rglob("*") if path.is_file()} == kept
+
+
+def test_a_run_ends_without_complaints_of_libraries(experiment: Path, tmp_path: Path) -> None:
+    """In a process of its own: what libraries say when an interpreter ends is seen there alone."""
+    asked = ["run", str(experiment), f"output={json.dumps(str(tmp_path))}", "arms=[zero-shot]"]
+    done = subprocess.run([sys.executable, "-m", "rbft", *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "leaked" not in done.stderr
 
 
 def test_a_model_of_the_hub_that_is_here_in_part_is_no_fault(
@@ -131,5 +164,5 @@ def test_running_out_is_explained(
     assert run(experiment, tmp_path) == 2
     told = capsys.readouterr().err.splitlines()
     assert "rbft: out of memory on CPU: CUDA out of memory. Tried to allocate 2.00 GiB." in told
-    assert told[-1].startswith("rbft: Next: end what else uses this memory, or set memory_gib=")
+    assert told[-1].startswith("rbft: Next: end what else uses this memory; ask for smaller batches (")
     assert "rbft: MiB expected at the peak" in "\n".join(told)

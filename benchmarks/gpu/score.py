@@ -1,6 +1,6 @@
 """Scoring labels: the log-probability of every label under clips of one length.
 
-rbft: one prefill a clip, the labels continued from it, logits of their rows only, one attention call a vision layer.
+rbft: one forward pass for all labels of a clip, logits of their rows only, one attention call a vision layer.
 Against it: plain transformers, one whole forward for every clip and label, with all logits. Numbers on a GPU have not
 been taken yet.
 """

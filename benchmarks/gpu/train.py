@@ -4,7 +4,8 @@ rbft: clips sorted by length and, on a GPU, packed in one row a micro-batch; log
 call a vision layer. Against it: the same model, optimizer and micro-batches as plain transformers runs them, padded in
 the order given, with all logits. Batches are made before the clock starts; AdamW steps within.
 
-The 7B's full fine-tuning state, float32 AdamW, takes 123.6 GiB and does not fit a GPU of 80 GB: give `--lora` there.
+Both sides have bfloat16 weights here: 61.8 GiB for the 7B in full with AdamW. `rbft run` trains float32 weights under
+autocast, 123.6 GiB, and takes LoRA on a GPU of 80 GB (`--lora`).
 The table says what was trained. Numbers on a GPU have not been taken yet.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -317,6 +318,7 @@ def _common(
 def _keep_imports() -> None:
     """Take what was imported out of the garbage collector's sight: each look at it takes 0.4 s, and finds nothing."""
     gc.freeze()
+    atexit.register(gc.unfreeze)  # else triton reports what its bindings hold as leaked when the process ends
 
 
 def _print_outcome(outcome: Any) -> None:

@@ -168,7 +168,7 @@ def _experiment(root: Path) -> Experiment:
 def _finished(root: Path, experiment: Experiment, reporter: Reporter) -> tuple[Session, dict[str, ArmRun]]:
     """The run's session and its arms, from what lies on disk; raises UserError where something is still to do."""
     before = read_record(root / "manifest.json", Manifest)
-    session = runs.prepare(experiment, runs.look_up(experiment), _Finished(root), Reporter(quiet=True))
+    session = runs.prepare(experiment, runs.look_up(experiment), _Finished(root), Reporter(quiet=True), finished=True)
     if session.manifest != before:
         raise UserError(f"{root}: the clips have changed since the run; run the experiment again, then explain it")
     arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}

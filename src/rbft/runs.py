@@ -20,7 +20,7 @@ from rbft.errors import CheckpointError, ExperimentError, ManifestError, UserErr
 from rbft.evaluation.curve import curve_faults, num_labelled, with_share
 from rbft.evaluation.verdict import Runs, dataset_report
 from rbft.experiment import Arm, Experiment, load_experiment
-from rbft.files import held, sweep, write_record, write_text
+from rbft.files import held, read_record, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.general import general_session, list_general, retention
 from rbft.models.sources import Source, is_on_hub, resolve
@@ -33,10 +33,11 @@ from rbft.session import Session
 from rbft.store import RunStore
 from rbft.training.examples import stage_faults
 from rbft.training.fit import Fit, fit
-from rbft.training.plan import explained
+from rbft.training.plan import MemoryPlan, explained
 from rbft.training.work import work_of
 
 NUM_EXAMPLE_CLIPS = 8
+MEMORY = "memory.json"
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,13 @@ def look_up(experiment: Experiment) -> Found:
     return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid)
 
 
-def prepare(experiment: Experiment, found: Found, store: RunStore, reporter: Reporter) -> Session:
-    """Read every clip into the cache, and write down what is run."""
+def prepare(
+    experiment: Experiment, found: Found, store: RunStore, reporter: Reporter, *, finished: bool = False
+) -> Session:
+    """Read every clip into the cache, and write down what is run.
+
+    `finished`: nothing is left to train, so stages are those of the run, whatever this device could train.
+    """
     listing, source, prompts = found.listing, found.source, found.prompts
     cache = FrameCache(Path(experiment.output) / "cache" / "frames")
     sweep(store.root)
@@ -136,8 +142,9 @@ def prepare(experiment: Experiment, found: Found, store: RunStore, reporter: Rep
     if faults := faults_of(experiment, manifest, prompts):
         raise ManifestError(faults)
     frames = clip_frames(cache, inspections)
-    fitted = _fit(experiment, manifest, frames.plan, prompts, source)
-    fitted.refuse()
+    fitted = _fit(experiment, manifest, frames.plan, prompts, source, lora=_began_with_lora(store, source))
+    if not finished and not _reported(store, experiment):
+        fitted.refuse()
     left_out = [Bad(left.path, left.reason, left.detail) for left in manifest.left_out]
     for line in by_reason(left_out, f"{store.root / 'manifest.json'} lists every clip"):
         reporter.say(f"left out: {line}")
@@ -147,7 +154,8 @@ def prepare(experiment: Experiment, found: Found, store: RunStore, reporter: Rep
         reporter.say(f"note: {note}")
     for line in fitted.plan.lines():
         reporter.say(line)
-    write_record(store.root / "memory.json", fitted.plan)
+    if not finished:
+        write_record(store.root / MEMORY, fitted.plan)
     write_text(store.root / "experiment.json", experiment.model_dump_json(indent=2) + "\n")
     write_record(store.root / "manifest.json", manifest)
     base = Checkpoint(
@@ -180,6 +188,20 @@ def prepare(experiment: Experiment, found: Found, store: RunStore, reporter: Rep
     if found.general is not None:
         session.general = general_session(session, found.general, cache, found.grid)
     return session
+
+
+def _began_with_lora(store: RunStore, source: Source) -> bool | None:
+    """Whether this run fell back on LoRA when it began, so that it stays one run on a machine of another size."""
+    path = store.root / MEMORY
+    before = read_record(path, MemoryPlan) if path.is_file() else None
+    return None if before is None or before.model != source.name else before.why_lora is not None
+
+
+def _reported(store: RunStore, experiment: Experiment) -> bool:
+    """Whether this very experiment has its report: nothing is left that could need the memory."""
+    asked = store.root / "experiment.json"
+    same = asked.is_file() and asked.read_text(encoding="utf-8") == experiment.model_dump_json(indent=2) + "\n"
+    return same and (store.root / "report.json").is_file()
 
 
 def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
@@ -220,13 +242,14 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
 
 
 def _fit(
-    experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, source: Source
-) -> Fit:
+    experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, source: Source,
+    lora: bool | None = None,
+) -> Fit:  # fmt: skip
     """What fits this device of an experiment's work."""
     shape = model_shape(source, allow_remote_code=experiment.allow_remote_code)
     counter = TokenCounter(source, allow_remote_code=experiment.allow_remote_code)
     work = work_of(experiment, manifest, plan, prompts, shape, counter)
-    return fit(experiment, source.name, shape, work, this_device(experiment.memory_gib))
+    return fit(experiment, source.name, shape, work, this_device(experiment.memory_gib), lora=lora)
 
 
 def faults_of(experiment: Experiment, manifest: Manifest, prompts: Prompts) -> list[str]:

@@ -174,9 +174,9 @@ def test_running_out_ends_with_the_table_and_the_next_step() -> None:
         assert first == f"out of memory on NVIDIA H100: {str(error).splitlines()[0] if str(error) else 'MemoryError'}"
         assert table == made.plan.lines()
         assert last == (
-            "Next: end what else uses this memory, or set memory_gib=80.0, so that smaller batches are chosen "
-            "(training.method=full forbids that LoRA is), or take fewer frames (sampling.max_frames) or a smaller "
-            "model. What is finished is kept"
+            "Next: end what else uses this memory; ask for smaller batches (evaluation.batch_size, "
+            "rationales.batch_size, training.micro_batch_size, or memory_gib=80.0 where that is chosen); "
+            "or take fewer frames (sampling.max_frames) or a smaller model. What is finished is kept"
         )
 
 

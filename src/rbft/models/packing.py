@@ -18,9 +18,8 @@ from rbft.models.vlm import VIDEO_TYPE, VLM, Encoded
 
 
 def can_pack(vlm: VLM) -> bool:
-    """Whether the model's clips can share a row: an M-RoPE family without sliding windows in its language layers."""
-    text = vlm.model.config.text_config  # Qwen3-VL has one kind of layer and does not name it
-    return vlm.rope_index is not None and "sliding_attention" not in getattr(text, "layer_types", ())
+    """Whether the model's clips can share a row: those of M-RoPE families can."""
+    return vlm.rope_index is not None
 
 
 def pack(vlm: VLM, batch: Sequence[Encoded], answers: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:

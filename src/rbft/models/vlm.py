@@ -120,6 +120,10 @@ class VLM:
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{source.name}: cannot be loaded: {_first_line(error)}") from error
+        if "sliding_attention" in getattr(model.config.text_config, "layer_types", ()):
+            raise CheckpointError(
+                f"{source.name}: its language layers attend in sliding windows, which rbft does not know"
+            )
         vlm = cls(model.to(device).eval(), processor, source)
         if vlm.family.pixels == "patches":
             patches_as_rows(model)
@@ -343,7 +347,8 @@ class TokenCounter:
             self._processor = AutoProcessor.from_pretrained(
                 source.folder, trust_remote_code=allow_remote_code, local_files_only=True
             )
-        except (OSError, ValueError, KeyError) as error:
+            self.prompt("")
+        except (OSError, ValueError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{source.name}: its processor cannot be loaded: {_first_line(error)}") from error
 
     def prompt(self, prompt: str) -> int:

@@ -119,14 +119,20 @@ def resolved(training: Training, chooser: Chooser, *, lora: bool) -> Recipe:
     return Recipe.model_validate(training.model_dump() | chosen | {"lora": adapters})
 
 
-def fit(experiment: Experiment, model: str, shape: ModelShape, work: Work, device: Device) -> Fit:
-    """What fits the device: a recipe for every stage, the same method for all that leave it open, and the table."""
+def fit(
+    experiment: Experiment, model: str, shape: ModelShape, work: Work, device: Device, *, lora: bool | None = None
+) -> Fit:
+    """What fits the device: a recipe for every stage, the same method for all that leave it open, and the table.
+
+    `lora`: whether a run that has begun fell back on it; None: what fits.
+    """
     chooser = Chooser(shape, work, device)
     sections = [experiment.stage_training(stage) for arm in experiment.arms for stage in arm.stages]
     sections = [section for n, section in enumerate(sections) if section not in sections[:n]]
     least = [chooser.least(section) for section in sections if section.method == "auto" and section.lora is None]
     short = next((peak for peak in least if not chooser.fits(peak)), None)
-    recipes = {section.model_dump_json(): resolved(section, chooser, lora=short is not None) for section in sections}
+    falls_back = short is not None if lora is None else lora
+    recipes = {section.model_dump_json(): resolved(section, chooser, lora=falls_back) for section in sections}
     faults = list(dict.fromkeys(f for recipe in recipes.values() for f in _training_faults(chooser, recipe)))
     faults += _asking_faults(chooser, experiment)
     tokens = sorted((all_, visual) for _, visual, all_ in work.every)
@@ -144,7 +150,7 @@ def fit(experiment: Experiment, model: str, shape: ModelShape, work: Work, devic
         largest_visual_tokens=largest[1],
         rows=tuple(_rows(chooser, experiment, list(recipes.values()))),
         recipes=tuple(dict.fromkeys(_in_words(recipe) for recipe in recipes.values())),
-        why_lora=None if short is None else _why_lora(chooser, short),
+        why_lora=_why_lora(chooser, short) if falls_back else None,
     )  # fmt: skip
 
     def recipe(training: Training) -> Recipe:
@@ -164,7 +170,9 @@ def _name(method: Method) -> str:
 def _rows(chooser: Chooser, experiment: Experiment, recipes: Sequence[Recipe]) -> list[PhaseRow]:
     """Training in both ways, each with and without checkpointing; then scoring and writing."""
     rows = []
-    chosen = {_method(recipe): recipe.micro_batch_size for recipe in recipes}
+    chosen: dict[Method, int] = {}
+    for recipe in recipes:
+        chosen[_method(recipe)] = max(recipe.micro_batch_size, chosen.get(_method(recipe), 0))
     vision = any(method.vision for method in chosen) or all(method.rank is not None for method in chosen)
     lora = next((method.rank for method in chosen if method.rank is not None), Lora().rank)
     methods = [Method(None, on, vision) for on in (False, True)] + [Method(lora, on, False) for on in (False, True)]
@@ -200,7 +208,12 @@ def _in_words(recipe: Recipe) -> str:
     )
 
 
-def _why_lora(chooser: Chooser, short: Peak) -> str:
+def _why_lora(chooser: Chooser, short: Peak | None) -> str:
+    if short is None:
+        return (
+            "LoRA is trained instead of every weight, because this run began with it; "
+            "training.method=full trains every weight, from the beginning"
+        )
     return (
         f"LoRA is trained instead of every weight, which is another method than the paper's: full fine-tuning needs "
         f"{size(short.total)} at least, {size(max(0, chooser.device.budget))} are there. "

@@ -105,9 +105,9 @@ def explained(plan: MemoryPlan) -> Iterator[None]:
             [
                 f"out of memory on {plan.device}: {said}",
                 *plan.lines(),
-                f"Next: end what else uses this memory, or set memory_gib={smaller:.1f}, so that smaller batches are "
-                "chosen (training.method=full forbids that LoRA is), or take fewer frames (sampling.max_frames) or a "
-                "smaller model. What is finished is kept",
+                "Next: end what else uses this memory; ask for smaller batches (evaluation.batch_size, "
+                f"rationales.batch_size, training.micro_batch_size, or memory_gib={smaller:.1f} where that is chosen); "
+                "or take fewer frames (sampling.max_frames) or a smaller model. What is finished is kept",
             ]
         ) from error
 

@@ -73,8 +73,10 @@ def work_of(
     written = experiment.rationales.max_new_tokens
     labels = [counter.answer(label) for label in manifest.labels]
     asked = [prompts.label(), prompts.rationale()]
+    if any(stage.hint is not None for stage in stages):
+        asked += [prompts.hinted_rationale(label) for label in manifest.labels]
     prompt = max(counter.prompt(text) for text in asked)
-    if any(stage.describe_first for stage in stages):
+    if any(stage.describe_first or (stage.vote is not None and stage.vote.right_only) for stage in stages):
         prompt = max(
             prompt, counter.prompt(prompts.label()) + written + counter.answer(prompts.templates.described or "")
         )
