@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rbft.errors import CheckpointError, UserError
 from rbft.models.generate import generate
 from rbft.models.pixels import patchify
 from rbft.models.score import score_answers
-from rbft.models.sources import Source
+from rbft.models.sources import Source, resolve
 from rbft.models.vlm import VLM, TokenCounter, _container_limits, grid_of, load_grid, local_source, this_device
 from rbft.records import Grid
 
@@ -313,3 +314,25 @@ def test_a_processor_that_is_not_there_is_named(checkpoints: dict[str, Path], tm
     (tmp_path / "config.json").write_bytes((checkpoints["internvl"] / "config.json").read_bytes())
     with pytest.raises(CheckpointError, match=r"owner/name: its processor cannot be loaded: "):
         TokenCounter(Source("owner/name", tmp_path, None))
+
+
+def test_a_folder_without_a_chat_template_is_no_processor(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoints["qwen2_5_vl"], folder)
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"model: its processor cannot be loaded: Cannot use apply_chat_template"):
+        TokenCounter(resolve(folder))
+
+
+def test_sliding_windows_are_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoints["qwen2_5_vl"], folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["layer_types"] = ["sliding_attention"] * len(config["text_config"]["layer_types"])
+    config["text_config"] |= {"use_sliding_window": True, "sliding_window": 8}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(
+        CheckpointError, match=r"its language layers attend in sliding windows, which rbft does not know$"
+    ):
+        VLM.load(folder)
