@@ -50,10 +50,7 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
         return read_label(tagged[0], labels)
     if _ANY_ANSWER_TAG.search(text):
         return None
-    plain = _SPECIAL_TOKEN.sub(" ", text)
-    lead_in = _PREFIX.match(plain.lstrip(" \t\r\n*_#>`\"'-"))
-    candidates = [plain] if lead_in is None else [plain, plain.lstrip(" \t\r\n*_#>`\"'-")[lead_in.end() :]]
-    for candidate in candidates:
+    for candidate in (_SPECIAL_TOKEN.sub(" ", text), without_lead_in(text)):
         key = _bare(candidate)
         found = [label for label in labels if key and _bare(label) == key]
         if len(found) > 1:  # `Ŀ` is `L·` in compatibility form: bare, it is like `L`
@@ -62,6 +59,14 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
         if found:
             return found[0]
     return None
+
+
+def without_lead_in(text: str) -> str:
+    """A generated answer without special tokens and one lead-in such as `Answer:` or `The answer is`."""
+    plain = _SPECIAL_TOKEN.sub(" ", text)
+    opened = plain.lstrip(" \t\r\n*_#>`\"'-")
+    lead_in = _PREFIX.match(opened)
+    return plain if lead_in is None else opened[lead_in.end() :]
 
 
 def _bare(text: str) -> str:
@@ -286,11 +291,16 @@ def _repeats(text: str, words: Sequence[str], limits: Repeating) -> str | None:
 
 def _missing_dimensions(text: str, dimensions: Mapping[str, Sequence[str]], thresholds: AuditThresholds) -> str | None:
     """The dimensions that are not spoken of, where too many are missing."""
-    missing = [name for name, words in dimensions.items() if not _first(text, tuple(_word_start(w) for w in words))]
+    missing = missing_dimensions(text, dimensions)
     present = len(dimensions) - len(missing)
     if present >= thresholds.off_template.min_dimension_share * len(dimensions):
         return None
     return "lacks " + ", ".join(missing)
+
+
+def missing_dimensions(text: str, dimensions: Mapping[str, Sequence[str]]) -> list[str]:
+    """The dimensions that a text does not speak of: none of their words begins a word of it."""
+    return [name for name, words in dimensions.items() if not _first(text, tuple(_word_start(w) for w in words))]
 
 
 def _word_start(word: str) -> str:

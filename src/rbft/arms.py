@@ -8,15 +8,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rbft.records import RationaleFormat, StageKind
-
-
-class Section(BaseModel):
-    """Base of the parts of an experiment: closed, immutable, strict about unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from rbft.section import Section as Section
 
 
 class Vote(Section):

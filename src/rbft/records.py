@@ -23,6 +23,7 @@ DropReason = Literal[
 ]  # fmt: skip
 RationaleFormat = Literal["P+R", "P+C+R", "P+R+C"]
 StageKind = Literal["rationale", "label", "joint"]
+QuestionKind = Literal["label", "multiple choice", "numerical", "regression", "OCR", "free-form"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -189,6 +190,41 @@ class Example(Record):
     answer: str
     source: Literal["label", "self", "human"]
     weight: float = 1.0
+
+
+# -- reinforcement -------------------------------------------------------------------------------------------------
+
+
+class Question(Record):
+    """A question about a clip with its true answer. Five kinds are VideoRFT's (arXiv 2505.12434); `label` is ours."""
+
+    question_id: str
+    clip_id: str
+    kind: QuestionKind
+    text: str
+    options: tuple[str, ...] = ()
+    """Of a label the label set, of a multiple choice the choices in order (`A. a dog` or `a dog`); else empty."""
+    answer: str
+
+
+class RolloutRecord(Record):
+    """One sampled answer to a question, what it earned and how that compares with its group."""
+
+    question_id: str
+    clip_id: str
+    step: int
+    sample: int
+    """Which of the group's answers, from 0."""
+    text: str
+    finished: bool
+    """Whether the model ended the answer itself (False: cut at the token limit)."""
+    num_tokens: int
+    rewards: dict[str, float | None]
+    """By term of the formula, before its weight; None where it cannot be computed, which is never 0."""
+    reward: float | None
+    advantage: float | None
+    masked: bool
+    """Whether the answer is left out of the loss."""
 
 
 # -- training and evaluation ---------------------------------------------------------------------------------------
