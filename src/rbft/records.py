@@ -22,7 +22,7 @@ DropReason = Literal[
     "changed_by_hint", "other_label",
 ]  # fmt: skip
 RationaleFormat = Literal["P+R", "P+C+R", "P+R+C"]
-StageKind = Literal["rationale", "label", "joint"]
+StageKind = Literal["rationale", "label", "joint", "cot", "reinforce"]
 QuestionKind = Literal["label", "multiple choice", "numerical", "regression", "OCR", "free-form"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -253,6 +253,28 @@ class LossPoint(Record):
     step: int
     loss: float
     learning_rate: float
+
+
+class ReinforcePoint(Record):
+    """One optimizer step of a reinforce stage; means are over its answers, and None where there is nothing to mean."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    rewards: dict[str, float | None]
+    """By term of the formula, before its weight: the mean of those that could be computed."""
+    reward: float | None
+    spread: float | None
+    """Mean over groups of the standard deviation of their rewards."""
+    without_signal: Probability
+    """Share of groups in which no answer is better than another, so that nothing but the divergence is learnt from."""
+    cut_off: Probability
+    unscored: Probability
+    num_tokens: float
+    kl: float | None
+    """Mean over answer tokens of the divergence from the parent (k3), in nats; None without a reference."""
+    entropy: float | None
+    """Mean over answer tokens, in nats."""
 
 
 class Prediction(Record):
