@@ -62,8 +62,8 @@ def accuracy(question: Question, answer: str | None) -> float | None:
 def mean_relative_accuracy(answer: str | None, gold: str) -> float | None:
     """MRA of VSI-Bench (arXiv 2412.14171): the share of thresholds θ = .50, .55, …, .95 with |ŷ - y| / |y| < 1 - θ.
 
-    Exact: 0.95 of the truth misses θ = .95, whatever binary floats make of it. A truth of 0 is met only by 0. None
-    where the gold answer is not a number; 0 where the answer is none.
+    As in the paper (its released code takes ≤), and exact: 0.95 of the truth misses θ = .95, whatever binary floats
+    make of it. A truth of 0 is met only by 0. None where the gold answer is not a number; 0 where the answer is none.
     """
     return _graded(_mean_relative_accuracy, "" if answer is None else answer, gold)
 
