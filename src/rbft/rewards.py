@@ -17,7 +17,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from rbft.answers import AuditThresholds, missing_dimensions, names_label, num_words, read_label
+from rbft.answers import UNSPACED, AuditThresholds, missing_dimensions, names_label, num_words, read_label
 from rbft.choices import read_choice
 from rbft.quantities import read_quantity
 from rbft.records import Question
@@ -98,7 +98,7 @@ def _relative_error(read: Fraction, true: Fraction) -> Fraction:
     return abs(read - true) / abs(true) if true else Fraction(read != true)
 
 
-_OCR_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+")
+_OCR_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
 def _one_minus_word_error_rate(text: str, gold: str) -> float | None:
