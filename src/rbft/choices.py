@@ -9,20 +9,20 @@ from rbft.answers import read_label, without_lead_in
 
 _LETTERED = re.compile(r"\s*\(?([A-Z])\s*[.):]\s*(?=\S)(.*\S)\s*", re.DOTALL)
 _LEAD_IN = re.compile(
-    r"(?:the )?(?:correct |right |best )?(?:option|choice|answer)\s*(?:is\b|[:=])?[\s*_]*", re.IGNORECASE
+    r"(?:the )?(?:correct |right |best )?(?:option|choice|answer)\b(?:\s+is\b)?\s*[:=]?[\s*_]*", re.IGNORECASE
 )
 _LETTER = re.compile(r"[(\[]?([A-Za-z])[)\]]?[.:)]?")
 _LETTER_AND_TEXT = re.compile(r"[(\[]?([A-Za-z])(?:[)\]][.:]?|[.:)])\s*(\S.*)", re.DOTALL)
-_OUTER = " \t\r\n*_`\"'#>"
+_OUTER = " \t\r\n*_`\"'#>.,"
 
 
 def lettered(options: Sequence[str]) -> dict[str, str]:
-    """Letter to text: as all options are written (`A. a dog`, in order), else A, B, C, … by place."""
-    letters = [chr(ord("A") + place) for place in range(len(options))]
-    parts = [_LETTERED.fullmatch(option) for option in options]
-    if all(part and part[1] == letter for part, letter in zip(parts, letters, strict=True)):
-        return {part[1]: part[2] for part in parts if part}
-    return dict(zip(letters, options, strict=True))
+    """Letter to text: as the options are written, where each has a letter of its own (`B. a dog`), else by place."""
+    parts = [part for part in map(_LETTERED.fullmatch, options) if part]
+    by_letter = {part[1]: part[2] for part in parts}
+    if len(by_letter) == len(options):
+        return by_letter
+    return {chr(ord("A") + place): option for place, option in enumerate(options)}
 
 
 def read_choice(text: str, options: Sequence[str]) -> str | None:
@@ -39,9 +39,10 @@ def read_choice(text: str, options: Sequence[str]) -> str | None:
 
 
 def _forms(text: str) -> list[str]:
-    plain = without_lead_in(text).strip(_OUTER)
+    """The answer as it stands, without markdown, and without a lead-in."""
+    plain = without_lead_in(text).replace("**", "").strip(_OUTER)
     lead_in = _LEAD_IN.match(plain)
-    return [plain] if lead_in is None else [plain, plain[lead_in.end() :].strip(_OUTER)]
+    return [text.strip(), plain] if lead_in is None else [text.strip(), plain, plain[lead_in.end() :].strip(_OUTER)]
 
 
 def _meant(answer: str, choices: dict[str, str]) -> set[str]:
@@ -51,14 +52,12 @@ def _meant(answer: str, choices: dict[str, str]) -> set[str]:
     if letter and letter[1].upper() in choices:
         found.add(letter[1].upper())
     both = _LETTER_AND_TEXT.fullmatch(answer)
-    if both and both[1].upper() in choices and _of_text(both[2], choices) == both[1].upper():
+    if both and both[1].upper() in _of_text(both[2], choices):
         found.add(both[1].upper())
-    by_text = _of_text(answer, choices)
-    return found if by_text is None else found | {by_text}
+    return found | _of_text(answer, choices)
 
 
-def _of_text(answer: str, choices: dict[str, str]) -> str | None:
-    """The letter of the one option with this text."""
-    text = read_label(answer, list(choices.values()))
-    letters = [letter for letter, option in choices.items() if option == text]
-    return letters[0] if len(letters) == 1 else None
+def _of_text(answer: str, choices: dict[str, str]) -> set[str]:
+    """The letters of the options with this text: several where options are alike."""
+    text = read_label(answer, list(dict.fromkeys(choices.values())))
+    return {letter for letter, option in choices.items() if option == text}

@@ -15,13 +15,15 @@ _QUANTITY = re.compile(
     r"(?P<sign>[+-]?)(?P<currency>[$€£¥]?)(?P<sign_inside>[+-]?)"
     r"(?P<number>(?:[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9}|[0-9]{1,40})(?:\.[0-9]{0,40})?|\.[0-9]{1,40})"
     r"(?P<exponent>e[+-]?[0-9]{1,2}(?![0-9]))?"
-    rf"\s*(?P<unit>(?:{_UNIT}(?:\s?[-/·]?\s?{_UNIT}){{0,2}})?)\s*[.!]?",
+    rf"\s*(?P<unit>(?:{_UNIT}(?:\s?[-/·]?\s?{_UNIT}){{0,2}})?)",
 )
+_OUTER = " \t\r\n*_`\"'"
 _SPACE_IN_NUMBER = re.compile(r"(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))")
 _SCALES = {"hundred": 100, "thousand": 1_000, "k": 1_000, "million": 10**6, "billion": 10**9}
 _NO_UNITS = frozenset(
     ("and", "or", "to", "not", "no", "less", "more", "than", "point", "minus", "plus", "times", "half", "halves",
-     "third", "thirds", "quarter", "quarters", "dozen", "hundreds", "thousands", "millions", "billions", "trillion")
+     "third", "thirds", "quarter", "quarters", "dozen", "st", "nd", "rd", "th", "x", "e",
+     "hundreds", "thousands", "millions", "billions", "trillion")
 )  # fmt: skip
 _UNITS = {
     alias: names.split()[0]
@@ -32,7 +34,7 @@ _UNITS = {
         "s sec secs second seconds", "ms millisecond milliseconds", "min mins minute minutes", "h hr hrs hour hours",
         "day days", "week weeks", "month months", "year years",
         "g gram grams", "kg kilogram kilograms", "lb lbs pound pounds", "$ dollar dollars usd", "€ euro euros eur",
-        "£ gbp", "°c celsius", "°f fahrenheit", "° degree degrees", "km/h kmh kph", "m/s mps", "mph",
+        "£ gbp", "cent cents ¢", "°c celsius", "°f fahrenheit", "° degree degrees", "km/h kmh kph", "m/s mps", "mph",
     )
     for alias in names.split()
 }  # fmt: skip
@@ -76,4 +78,4 @@ def _plain(text: str) -> str:
     """Case folded, compatibility forms joined, one kind of minus; without lead-in and outer quotes or markdown."""
     grouped = _SPACE_IN_NUMBER.sub(",", without_lead_in(text))
     folded = unicodedata.normalize("NFKC", grouped).casefold().translate({0x2212: "-", 0x2013: "-"})
-    return folded.strip(" \t\r\n*_`\"'")
+    return folded.strip(_OUTER).rstrip(".!").rstrip(_OUTER)

@@ -17,7 +17,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from rbft.answers import AuditThresholds, missing_dimensions, names_label, num_words, read_label
+from rbft.answers import UNSPACED, AuditThresholds, missing_dimensions, names_label, num_words, read_label
 from rbft.choices import read_choice
 from rbft.quantities import read_quantity
 from rbft.records import Question
@@ -62,8 +62,8 @@ def accuracy(question: Question, answer: str | None) -> float | None:
 def mean_relative_accuracy(answer: str | None, gold: str) -> float | None:
     """MRA of VSI-Bench (arXiv 2412.14171): the share of thresholds θ = .50, .55, …, .95 with |ŷ - y| / |y| < 1 - θ.
 
-    Exact: 0.95 of the truth misses θ = .95, whatever binary floats make of it. A truth of 0 is met only by 0. None
-    where the gold answer is not a number; 0 where the answer is none.
+    As in the paper (its released code takes ≤), and exact: 0.95 of the truth misses θ = .95, whatever binary floats
+    make of it. A truth of 0 is met only by 0. None where the gold answer is not a number; 0 where the answer is none.
     """
     return _graded(_mean_relative_accuracy, "" if answer is None else answer, gold)
 
@@ -98,7 +98,7 @@ def _relative_error(read: Fraction, true: Fraction) -> Fraction:
     return abs(read - true) / abs(true) if true else Fraction(read != true)
 
 
-_OCR_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+")
+_OCR_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
 def _one_minus_word_error_rate(text: str, gold: str) -> float | None:

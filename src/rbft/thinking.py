@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from rbft.answers import without_special_tokens
+
 _WHOLE = re.compile(r"<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 _THINK = re.compile(r"\s*<think>.*?</think>(.*)", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
-_SPECIAL_TOKEN = re.compile(r"<\|[^|<>]*\|>|</?s>")
 
 
 class Thought(NamedTuple):
@@ -49,7 +50,7 @@ def read_answer(text: str) -> str | None:
     What the one `<answer>…</answer>` holds; without answer tags what follows the one `<think>…</think>`; without any
     tag the whole text. Two answers, a tag left open (an answer that was cut) and an empty answer are None.
     """
-    plain = _SPECIAL_TOKEN.sub(" ", text)
+    plain = without_special_tokens(text)
     tags = [tag.casefold() for tag in _TAG.findall(plain)]
     match tags:
         case []:
