@@ -56,7 +56,8 @@ def _checkpoint(session: Session, arm: Arm, number: int, seed: int) -> Checkpoin
 def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint:
     stage = arm.stages[number - 1]
     examples = stage_examples(session, arm, number, seed)
-    recipe = session.fit.recipe(session.experiment.stage_training(stage))
+    reinforce = session.experiment.reinforce_of(stage)
+    recipe = session.fit.recipe(session.experiment.stage_training(stage), reinforce)
     steps = stage_steps(session, arm, number, seed)
     job = StageJob(
         stage=stage,
@@ -71,7 +72,7 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
         clips=session.clips,
         frame_keys=session.frame_keys,
         describing=describing_of(session, stage),
-        reinforce=session.experiment.stage_reinforce(stage) if stage.kind == "reinforce" else None,
+        reinforce=reinforce,
     )
     if job.key not in session.stages:
         title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"

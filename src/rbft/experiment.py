@@ -225,6 +225,10 @@ class Experiment(Section):
         """The settings of a reinforce stage: the `reinforce` section with the stage's overrides."""
         return Reinforce.model_validate(self.reinforce.model_dump() | stage.reinforce)
 
+    def reinforce_of(self, stage: Stage) -> Reinforce | None:
+        """The settings of a reinforce stage, None for any other."""
+        return self.stage_reinforce(stage) if stage.kind == "reinforce" else None
+
     @property
     def curve_arms(self) -> list[Arm]:
         """The arms that a learning curve is asked for."""

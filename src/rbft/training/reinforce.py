@@ -225,8 +225,8 @@ class ReinforceTrainer(StageTrainer):
             return torch.zeros((), device=self.args.device)
         answers = [tokens for tokens, _ in learnt]
         with self.accelerator.autocast():
-            policy = score_group(self._vlm, group.clip, answers, temperature=settings.temperature)
             reference = self._reference_of(group.clip, answers)
+            policy = score_group(self._vlm, group.clip, answers, temperature=settings.temperature)
         advantages = torch.tensor([a for _, a in learnt], device=policy.mask.device)
         kept = None if reference is None else reference.log_probabilities
         loss = grpo_loss(policy.log_probabilities, kept, advantages, policy.mask, settings.beta)
