@@ -58,6 +58,11 @@ def test_an_answer_that_is_one_options_letter_and_anothers_text_is_none() -> Non
     assert [read_choice(text, ("A", "B")) for text in ("A", "B")] == ["A", "B"]
 
 
+def test_options_may_look_like_a_lead_in() -> None:
+    assert [read_choice(text, ("answer: yes", "answer: no")) for text in ("answer: yes", "B", "no")] == ["A", "B", None]
+    assert read_choice("Label: B", ("Label: B", "x")) is None
+
+
 def test_options_that_are_alike_are_told_apart_by_letter_alone() -> None:
     assert [read_choice(text, ("x", "x", "y")) for text in ("x", "A", "B. x", "y")] == [None, "A", "B", "C"]
 

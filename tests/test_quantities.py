@@ -34,8 +34,8 @@ def test_one_plain_number_is_read(text: str, value: int | str, unit: str | None)
 @pytest.mark.parametrize(
     "text",
     [
-        "", "-", "three", "inf", "nan", "- 3", "-$-5", "12,34", "3,5", "1,23,456", "1 234", "1.2.3", "3-4", "3 - 4",
-        "3/4",
+        "", "-", "three", "inf", "nan", "- 3", "-$-5", "12,34", "3,5", "1,23,456", "0,123", "1e100", "1 234", "1.2.3",
+        "3-4", "3 - 4", "3/4",
         "12:30", "2**3", "0x10", "1_000", "1e999", "3 or 4", "3 to 4", "3 dogs and 2 cats", "5 and a half", "2 dozen",
         "5 trillion", "5th", "2nd", "5x", "x=5", "not 5", "5 or more", "There are 3.", "5 because it rains hard",
         "5 feet 3", "(5)", "٣", "9" * 41,

@@ -14,7 +14,7 @@ _QUANTITY = re.compile(
     r"(?:(?:about|around|approximately|approx\.?|roughly)\s|[~≈=])?\s*"
     r"(?P<sign>[+-]?)(?P<currency>[$€£¥]?)(?P<sign_inside>[+-]?)"
     r"(?P<number>(?:[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9}|[0-9]{1,40})(?:\.[0-9]{0,40})?|\.[0-9]{1,40})"
-    r"(?P<exponent>e[+-]?[0-9]{1,2}(?![0-9]))?"
+    r"(?P<exponent>e[+-]?[0-9]{1,2})?"
     rf"\s*(?P<unit>(?:{_UNIT}(?:\s?[-/·]?\s?{_UNIT}){{0,2}})?)",
 )
 _OUTER = " \t\r\n*_`\"'"
