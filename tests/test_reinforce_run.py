@@ -102,7 +102,9 @@ def test_every_rollout_and_every_step_is_on_disk(finished: Finished) -> None:
 
 def test_the_report_has_its_row_and_the_stages_in_words(finished: Finished) -> None:
     assert set(finished.report.arms) == {"rb-ft", "rb-ft+grpo"}
-    assert (finished.root / "report.html").is_file()
+    page = (finished.root / "report.html").read_text(encoding="utf-8")
+    assert "Mean reward of rb-ft+grpo, reinforce stage: from " in page
+    assert "Training loss of rb-ft+grpo, cot stage: from " in page
     assert "reinforced by rewards" in finished.report.model_dump_json()
 
 

@@ -7,7 +7,7 @@ runs/NAME/
   rationales/KEY.jsonl
   checkpoints/KEY/  Hugging Face layout + card.json (labels, prompts, sampling, lineage) + manifest.json (checksums)
   predictions/KEY.jsonl
-  logs/KEY/         TensorBoard files and losses.jsonl of a stage
+  logs/KEY/         TensorBoard files, losses.jsonl of a stage; of a reinforce stage rollouts.jsonl, reinforce.jsonl
   report.json  report.html
   .lock             held by the process that works here
 """
