@@ -133,6 +133,8 @@ def test_a_reinforce_stage_has_a_recipe_of_its_own() -> None:
     assert (recipe.learning_rate, recipe.batch_size, recipe.weight_decay, recipe.max_grad_norm) == (2e-6, 8, 0.5, 5.0)
     assert experiment.stage_reinforce(last) == Reinforce(samples=4, learning_rate=2e-6)
     assert experiment.reinforce_of(cot) is None
+    terms = Reinforce.model_validate({"rewards": {"label_free": 0.5, "format": 0.2}})
+    assert terms.changed({"rewards": {"format": 2}}).rewards.weights == {"format": 2, "accuracy": 1, "label_free": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ class Experiment(Section):
 
     def stage_reinforce(self, stage: Stage) -> Reinforce:
         """The settings of a reinforce stage: the `reinforce` section with the stage's overrides."""
-        return Reinforce.model_validate(self.reinforce.model_dump() | stage.reinforce)
+        return self.reinforce.changed(stage.reinforce)
 
     def reinforce_of(self, stage: Stage) -> Reinforce | None:
         """The settings of a reinforce stage, None for any other."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -103,6 +104,13 @@ class Reinforce(Section):
         if rewards.semantic:
             raise ValueError("semantic needs an encoder of texts and clips, and there is none yet; leave it out")
         return rewards
+
+    def changed(self, changes: Mapping[str, Any]) -> Reinforce:
+        """The same with other settings; of `rewards`, those that are named."""
+        merged = self.model_dump() | dict(changes)
+        if isinstance(changes.get("rewards"), Mapping):
+            merged["rewards"] = self.rewards.model_dump() | dict(changes["rewards"])
+        return Reinforce.model_validate(merged)
 
     @property
     def of_recipe(self) -> dict[str, float | int]:

@@ -316,6 +316,23 @@ def test_rewarded_answers_become_likelier(checkpoints: dict[str, Path], tmp_path
     assert points[0].kl is None, "without beta there is no reference"
 
 
+def test_groups_without_signal_change_nothing_where_there_is_no_reference(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """All answers earn the same: the loss is 0, nothing moves, and the log says so."""
+
+    class Same(Grader):
+        def rewards(self, question: Question, answer: Written) -> dict[str, float | None]:
+            return {"format": 1.0, "accuracy": 0.5}
+
+    vlm = VLM.load(checkpoints["qwen2_5_vl"])
+    before = weights(vlm)
+    points = run(vlm, tmp_path, steps=2, judge=Same(grader(beta=0.0).settings, PROMPTS, grader().thresholds))
+    assert [(p.loss, p.without_signal, p.spread, p.entropy) for p in points] == [(0.0, 1.0, 0.0, None)] * 2
+    for name, parameter in weights(vlm).items():
+        assert torch.equal(parameter, before[name]), name
+
+
 @pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)])
 def test_killed_in_the_middle_and_continued_is_the_same_run(
     lora: Lora | None, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
