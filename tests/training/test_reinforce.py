@@ -371,6 +371,26 @@ def test_killed_in_the_middle_and_continued_is_the_same_run(
         assert torch.equal(parameter, weights(resumed)[key]), key
 
 
+def test_killed_while_saving_goes_on_from_the_save_before(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Half a save and half a line of rollouts lie there: neither is used, and the run is the same."""
+    whole = VLM.load(checkpoints["qwen2_5_vl"])
+    points = run(whole, tmp_path / "whole", steps=7)
+    run(VLM.load(checkpoints["qwen2_5_vl"]), tmp_path / "cut", steps=7)
+    assert sorted(save.name for save in (tmp_path / "cut" / "work").glob("checkpoint-*")) == [
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
+    (tmp_path / "cut" / "work" / "checkpoint-6" / "manifest.json").unlink()
+    (tmp_path / "cut" / "work" / "checkpoint-6" / "optimizer.pt").unlink()
+    with (tmp_path / "cut" / "logs" / "rollouts.jsonl").open("a") as file:
+        file.write('{"question_id": "0", "cl')
+    resumed = VLM.load(checkpoints["qwen2_5_vl"])
+    assert run(resumed, tmp_path / "cut", steps=7) == points
+    assert rollouts(tmp_path / "cut") == rollouts(tmp_path / "whole")
+    for key, parameter in weights(whole).items():
+        assert torch.equal(parameter, weights(resumed)[key]), key
+
+
 def test_how_rollouts_are_cut_into_batches_changes_nothing(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     made = []
     for at_once in (1, 6):
