@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from benchmarks.speed.measuring import Row, check_close, in_turn, main
 
-from rbft.models.pixels import affine_to, patchify
+from rbft.models.pixels import affine_to, normalised, patchify
 from rbft.records import Grid
 
 FRAMES, HEIGHT, WIDTH = 18, 280, 504
@@ -34,7 +34,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     scale, shift = affine_to(processor.image_mean, processor.image_std, grid)
 
     def mine() -> torch.Tensor:
-        return torch.addcmul(shift, patchify(frames, grid).pixels.float(), scale)
+        return normalised(patchify(frames, grid).pixels, scale, shift)
 
     def other() -> torch.Tensor:
         video = torch.from_numpy(frames).permute(0, 3, 1, 2)

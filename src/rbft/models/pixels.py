@@ -75,3 +75,9 @@ def affine_to(mean: Sequence[float], std: Sequence[float], grid: Grid) -> tuple[
     mean_c, std_c = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
     scale, shift = 1 / (255 * std_c), -mean_c / std_c
     return scale.repeat_interleave(repeat).float(), shift.repeat_interleave(repeat).float()
+
+
+def normalised(pixels: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """uint8 patches [P, 3·t·p·p] to the processor's float32 values, on their device, by the affine of `affine_to`."""
+    values = pixels.float()
+    return torch.addcmul(shift, values, scale, out=values)

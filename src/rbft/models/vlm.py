@@ -25,7 +25,7 @@ from rbft.errors import CheckpointError, UserError
 from rbft.models.family import Family, family_of
 from rbft.models.memory import GIB, Device
 from rbft.models.patches import patches_as_rows
-from rbft.models.pixels import VisualInput, affine_to, patchify
+from rbft.models.pixels import VisualInput, affine_to, normalised, patchify
 from rbft.models.shape import ModelShape, shape_of
 from rbft.models.sources import Source, is_on_hub, resolve
 from rbft.models.varlen import one_call_a_layer
@@ -247,8 +247,7 @@ class VLM:
         if self._affine is None:
             return inputs | {"pixel_values": pixels.to(self.model.dtype)}
         scale, shift = (part.to(self.device) for part in self._affine)
-        values = torch.addcmul(shift, pixels.float(), scale)
-        return inputs | {"pixel_values_videos": values.to(self.model.dtype)}
+        return inputs | {"pixel_values_videos": normalised(pixels, scale, shift).to(self.model.dtype)}
 
     def inputs(self, batch: Sequence[Encoded], answers: Sequence[torch.Tensor] | None = None) -> dict[str, Any]:
         """`collate`, then `to_model`."""
