@@ -54,6 +54,7 @@ def test_these_differ_from_rb_ft_by_one_stage() -> None:
     assert PRESET_ARMS["rb-ft-describe"] == (RATIONALE, Stage(kind="label", describe_first=True))
     assert PRESET_ARMS["rb-ft-twice"] == (RATIONALE, Stage(kind="rationale", engine="parent"), LABEL)
     assert PRESET_ARMS["rb-ft-labels-first"] == (LABEL, *PRESET_ARMS["rb-ft-twice"][1:])
+    assert PRESET_ARMS["rb-ft+grpo"] == (*PRESET_ARMS["rb-ft"], Stage(kind="cot"), Stage(kind="reinforce"))
     assert PRESET_ARMS["rb-ft-joint"] == (Stage(kind="joint", match_steps_of="rb-ft"),)
 
 
@@ -79,8 +80,12 @@ def test_what_a_stage_learns() -> None:
     assert (LABEL.learns_rationales, LABEL.learns_labels) == (False, True)
     joint = Stage(kind="joint")
     assert (joint.learns_rationales, joint.learns_labels) == (True, True)
+    cot, reinforce = Stage(kind="cot"), Stage(kind="reinforce")
+    assert (cot.learns_rationales, cot.learns_labels, cot.reasons) == (True, False, True)
+    assert (reinforce.learns_rationales, reinforce.learns_labels, reinforce.reasons) == (False, False, True)
     assert [name for name in PRESET_ARMS if Arm(name=name, stages=PRESET_ARMS[name]).describes_first] == [
-        "rb-ft-describe"
+        "rb-ft-describe",
+        "rb-ft+grpo",
     ]
 
 
@@ -91,6 +96,8 @@ def test_what_a_stage_is_called() -> None:
     assert titles["rb-ft-twice"] == ["rationale P+R", "rationale P+R, of its parent", "label"]
     assert titles["rb-ft-joint"] == ["rationale and label P+R"]
     assert titles["rb-ft-describe"] == ["rationale P+R", "label after description"]
+    assert titles["rb-ft+grpo"] == ["rationale P+R", "label", "label after thinking", "reinforced by rewards"]
+    assert Stage(kind="cot", vote=Vote()).title == "label after thinking, voted"
     told = Stage(kind="rationale", clips="labelled", hint=Hint(), drop_contradicting=True, query="plain").title
     assert told == "rationale P+R, labelled clips, label told, none contradicting, plain query"
 
@@ -108,6 +115,21 @@ def test_what_a_stage_is_called() -> None:
         ),
         ({"kind": "rationale", "match_steps_of": "direct"}, "`match_steps_of` belongs to a label or joint stage"),
         ({"kind": "rationale", "describe_first": True}, "`describe_first` belongs to a label stage"),
+        ({"kind": "cot", "match_steps_of": "direct"}, "`match_steps_of` belongs to a label or joint stage"),
+        ({"kind": "cot", "describe_first": True}, "`describe_first` belongs to a label stage"),
+        (
+            {"kind": "cot", "format": "P+C+R", "query": "plain"},
+            "`format` and `query` belong to a rationale or joint stage; a cot stage thinks, then answers",
+        ),
+        (
+            {"kind": "cot", "clips": "unlabelled"},
+            "a cot stage answers with the clip's label, and `clips: unlabelled` have none",
+        ),
+        (
+            {"kind": "reinforce", "vote": {}, "engine": "parent"},
+            "`engine` and `vote` belong to a stage that learns rationales; a reinforce stage learns from rewards",
+        ),
+        ({"kind": "cot", "reinforce": {"samples": 4}}, "`reinforce` belongs to a reinforce stage"),
         ({"kind": "joint", "describe_first": True}, "`describe_first` belongs to a label stage"),
         (
             {"kind": "rationale", "self_share": 0, "drop_contradicting": True},

@@ -46,6 +46,6 @@ def test_the_night_yard_example_is_what_the_demo_runs() -> None:
 
 def test_the_guide_names_every_setting() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-    for section in ("sampling", "training", "rationales", "evaluation", "split", "limits"):
+    for section in ("sampling", "training", "rationales", "reinforce", "evaluation", "split", "limits"):
         fields = Experiment.model_fields[section].annotation.model_fields
         assert [name for name in fields if f"`{name}`" not in guide] == [], section

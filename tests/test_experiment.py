@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbft.errors import ExperimentError
-from rbft.experiment import PRESET_ARMS, Arm, Experiment, Lora, Stage, Training, load_experiment, make_experiment
+from rbft.experiment import (
+    PRESET_ARMS,
+    Arm,
+    Experiment,
+    Lora,
+    Reinforce,
+    Stage,
+    Training,
+    load_experiment,
+    make_experiment,
+)
 
 SMALLEST = {"name": "x", "clips": "clips.csv", "model": "embedded"}
 PLAIN_NAME = "must start with a letter or digit; letters, digits, '.', '_' and '-' may follow, 64 in all"
@@ -112,6 +122,41 @@ def test_everything_survives_json() -> None:
     assert make_experiment(experiment.model_dump()) == experiment
 
 
+def test_a_reinforce_stage_has_a_recipe_of_its_own() -> None:
+    stages = [{"kind": "cot"}, {"kind": "reinforce", "reinforce": {"samples": 4}, "training": {"weight_decay": 0.5}}]
+    experiment = make_experiment(
+        SMALLEST | {"arms": [arm(*stages)], "training": {"learning_rate": 3e-4}, "reinforce": {"learning_rate": 2e-6}}
+    )
+    cot, last = experiment.arm("mine").stages
+    assert experiment.stage_training(cot).learning_rate == 3e-4
+    recipe = experiment.stage_training(last)
+    assert (recipe.learning_rate, recipe.batch_size, recipe.weight_decay, recipe.max_grad_norm) == (2e-6, 8, 0.5, 5.0)
+    assert experiment.stage_reinforce(last) == Reinforce(samples=4, learning_rate=2e-6)
+    assert experiment.reinforce_of(cot) is None
+    terms = Reinforce.model_validate({"rewards": {"label_free": 0.5, "format": 0.2}})
+    assert terms.changed({"rewards": {"format": 2}}).rewards.weights == {"format": 2, "accuracy": 1, "label_free": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            {"samples": 1},
+            "samples: 1 is no group; answers are compared with others to the same question, take 2 or more",
+        ),
+        ({"rewards": {"semantic": 1}}, "rewards: semantic needs an encoder of texts and clips, and there is none yet"),
+        ({"beta": -1}, "beta: Input should be greater than or equal to 0 (given: -1)"),
+        ({"sample": 3}, "sample: no such setting; did you mean 'samples'?"),
+    ],
+)
+def test_faults_of_reinforcement(given: dict[str, Any], expected: str) -> None:
+    [fault] = faults(reinforce=given)
+    assert fault.partition("reinforce.")[2].startswith(expected)
+    [in_stage] = faults(arms=[arm({"kind": "reinforce", "reinforce": given})])
+    assert "mine: stage 1: reinforce." in in_stage
+    assert in_stage.partition("reinforce.")[2].startswith(expected)
+
+
 # -- faults --------------------------------------------------------------------------------------------------------
 
 
@@ -135,8 +180,8 @@ def test_all_faults_at_once() -> None:
         "training.batch_size: Input should be a valid integer, unable to parse string as an integer (given: 'many')",
         "training.lora.rnk: no such setting; did you mean 'rank'?",
         "fsp: no such setting; there are name, clips, model, revision, domain, labels, arms, seeds, prompts, sampling, "
-        "limits, split, rationales, training, evaluation, on_bad_clip, allow_outside, allow_remote_code, output, "
-        "workers, memory_gib",
+        "limits, split, rationales, training, reinforce, evaluation, on_bad_clip, allow_outside, allow_remote_code, "
+        "output, workers, memory_gib",
     ]
 
 

@@ -144,12 +144,25 @@ def test_what_single_arms_ask_by_hand() -> None:
     assert prompts.hinted_rationale("normal") == f"normal: routine household activity. {prompts.rationale()}"
     assert prompts.hinted_rationale("bare") == f"bare. {prompts.rationale()}"
     assert prompts.describing(9).query(prompts, "A cat.") == f"A cat. {prompts.label()}"
+    assert prompts.describing(9).asks(prompts) == prompts.rationale()
+    assert prompts.reasoned() == (
+        f"{prompts.label()} Describe the clip in <think> </think>, then give the answer in <answer> </answer>."
+    ), "the embedded model learnt to read this"
+    assert prompts.reasoning(9).asks(prompts) == prompts.reasoned()
+    assert (
+        load_prompts("default", persona="p", labels=DEFINED)
+        .reasoned()
+        .startswith(
+            "Which of these labels fits the clip best?\n- normal: routine household activity\n- abnormal: a threat to "
+            "people, pets or property\nThink first: describe"
+        )
+    )
 
 
 def test_what_single_arms_ask_is_no_part_of_the_fingerprint() -> None:
     """So that finished stages stay finished: what is asked stands in the fingerprints of what comes of it."""
     prompts = load_prompts("brief", persona="p", labels=DEFINED)
-    changes = {"plain": "x", "hint": None, "described": "{rationale}{query}"}
+    changes = {"plain": "x", "hint": None, "described": "{rationale}{query}", "reasoned": "{labels}!"}
     other = prompts.model_copy(update={"templates": prompts.templates.model_copy(update=changes)})
     assert fingerprint(other) == fingerprint(prompts)
     assert fingerprint(load_prompts("brief", persona="X", labels={"a": "b", "c": ""})) == "f6f7609135884283"
@@ -233,6 +246,7 @@ def test_an_unknown_file() -> None:
         ),
         ({"plain": "{persona}"}, "plain: holds the fields ['persona'], needs exactly []"),
         ({"hint": "{prompt}"}, "hint: holds the fields ['prompt'], needs exactly ['label', 'prompt']"),
+        ({"reasoned": "{query}"}, "reasoned: holds the fields ['query'], needs exactly ['labels']"),
         ({"described": "{query}"}, "described: holds the fields ['query'], needs exactly ['query', 'rationale']"),
         ({"label": "{labels!r}"}, "label: a field is a bare name, without `:` or `!`; needs exactly ['labels']"),
         ({"label": "{labels"}, "label: expected '}' before end of string; a brace that is meant as text is doubled"),

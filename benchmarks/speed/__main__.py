@@ -18,7 +18,8 @@ from benchmarks.speed.page import REPORTS, write_page
 from rbft.files import read_record
 
 PHASES = (
-    "read", "passes", "collate", "vision", "label_step", "rationale_step", "score", "generate", "growth", "job",
+    "read", "passes", "collate", "vision", "label_step", "rationale_step", "score", "generate", "rollout", "growth",
+    "job",
 )  # fmt: skip
 
 

@@ -31,15 +31,15 @@ CLIPS = 64
 MAX_NEW_TOKENS = 64
 
 
-def encoded(vlm: VLM, root: Path) -> list[Encoded]:
-    """The prompts of 64 rendered clips."""
+def encoded(vlm: VLM, root: Path, prompt: str | None = None) -> list[Encoded]:
+    """The prompts of 64 rendered clips; None: the one that asks for a rationale."""
     manifest = write_night_yard(root / "clips", num_train=CLIPS, num_test=2)
     experiment = load_experiment(EXPERIMENT, [f"clips={manifest}"])
     listing = read_manifest(manifest, labels=experiment.labels)
     cache = FrameCache(root / "cache")
     found = inspect_clips(listing, sampling=experiment.sampling, grid=vlm.grid, limits=ClipLimits(), cache=cache)
     frames = clip_frames(cache, found)
-    prompt = load_prompts(experiment.prompts, persona=PERSONA, labels=experiment.labels).rationale()
+    prompt = prompt or load_prompts(experiment.prompts, persona=PERSONA, labels=experiment.labels).rationale()
     ids = [inspection.row.clip_id for inspection in found][:CLIPS]
     return [vlm.encode(frames.read(clip_id), frames.plan(clip_id), prompt) for clip_id in ids]
 

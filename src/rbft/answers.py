@@ -50,10 +50,7 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
         return read_label(tagged[0], labels)
     if _ANY_ANSWER_TAG.search(text):
         return None
-    plain = _SPECIAL_TOKEN.sub(" ", text)
-    lead_in = _PREFIX.match(plain.lstrip(" \t\r\n*_#>`\"'-"))
-    candidates = [plain] if lead_in is None else [plain, plain.lstrip(" \t\r\n*_#>`\"'-")[lead_in.end() :]]
-    for candidate in candidates:
+    for candidate in (without_special_tokens(text), without_lead_in(text)):
         key = _bare(candidate)
         found = [label for label in labels if key and _bare(label) == key]
         if len(found) > 1:  # `Ŀ` is `L·` in compatibility form: bare, it is like `L`
@@ -62,6 +59,19 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
         if found:
             return found[0]
     return None
+
+
+def without_special_tokens(text: str) -> str:
+    """A generated text with a space in the place of `<|im_end|>` and its like."""
+    return _SPECIAL_TOKEN.sub(" ", text)
+
+
+def without_lead_in(text: str) -> str:
+    """A generated answer without special tokens and one lead-in such as `Answer:` or `The answer is`."""
+    plain = without_special_tokens(text)
+    opened = plain.lstrip(" \t\r\n*_#>`\"'-")
+    lead_in = _PREFIX.match(opened)
+    return plain if lead_in is None else opened[lead_in.end() :]
 
 
 def _bare(text: str) -> str:
@@ -233,7 +243,7 @@ def audit(
     `benign` names the labels that mean nothing is wrong, by default `benign_labels`. A text without words is `empty`
     and is not judged further, except that it may also be truncated.
     """
-    plain = unicodedata.normalize("NFKC", _SPECIAL_TOKEN.sub(" ", text)).replace("’", "'")
+    plain = unicodedata.normalize("NFKC", without_special_tokens(text)).replace("’", "'")
     found: dict[DropReason, str] = {}
     if not finished:
         found["truncated"] = "cut at the token limit"
@@ -264,7 +274,9 @@ def num_words(text: str) -> int:
     return len(words_of(text))
 
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+(?:'\w+)?")
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+"""Chinese, Japanese and Korean, inside the brackets of a regular expression: every character is a word."""
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:'\w+)?")
 
 
 def words_of(text: str) -> list[str]:
@@ -286,11 +298,16 @@ def _repeats(text: str, words: Sequence[str], limits: Repeating) -> str | None:
 
 def _missing_dimensions(text: str, dimensions: Mapping[str, Sequence[str]], thresholds: AuditThresholds) -> str | None:
     """The dimensions that are not spoken of, where too many are missing."""
-    missing = [name for name, words in dimensions.items() if not _first(text, tuple(_word_start(w) for w in words))]
+    missing = missing_dimensions(text, dimensions)
     present = len(dimensions) - len(missing)
     if present >= thresholds.off_template.min_dimension_share * len(dimensions):
         return None
     return "lacks " + ", ".join(missing)
+
+
+def missing_dimensions(text: str, dimensions: Mapping[str, Sequence[str]]) -> list[str]:
+    """The dimensions that a text does not speak of: none of their words begins a word of it."""
+    return [name for name, words in dimensions.items() if not _first(text, tuple(_word_start(w) for w in words))]
 
 
 def _word_start(word: str) -> str:
@@ -335,7 +352,7 @@ def _label_patterns(label: str, ordinary_words: tuple[str, ...], statements: tup
         return (re.escape(label.strip()),) if label.strip() else ()
     name = r"[\s_-]*".join(re.escape(word) for word in words)
     joined = "".join(words)
-    if _WORD.match(joined) and not re.match(r"[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]", joined):
+    if re.match(rf"[{UNSPACED}]", joined):
         return (name,)
     if len(joined) < 3 or joined.isdigit() or joined in ordinary_words:
         return tuple(statement.replace("LABEL", name) for statement in statements)

@@ -8,15 +8,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rbft.records import RationaleFormat, StageKind
-
-
-class Section(BaseModel):
-    """Base of the parts of an experiment: closed, immutable, strict about unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from rbft.section import Section as Section
 
 
 class Vote(Section):
@@ -63,11 +58,12 @@ class Stage(Section):
     describe_first: bool = Field(False, description="label stage: the label is asked for after the own rationale")
     match_steps_of: str | None = Field(None, description="as many optimizer steps as this whole arm")
     training: dict[str, Any] = Field(default_factory=dict, description="overrides of the `training` section")
+    reinforce: dict[str, Any] = Field(default_factory=dict, description="overrides of the `reinforce` section")
 
     @property
     def learns_rationales(self) -> bool:
         """Whether rationales are among what is learnt."""
-        return self.kind in ("rationale", "joint")
+        return self.kind in ("rationale", "joint", "cot")
 
     @property
     def learns_labels(self) -> bool:
@@ -75,10 +71,17 @@ class Stage(Section):
         return self.kind in ("label", "joint")
 
     @property
+    def reasons(self) -> bool:
+        """Whether the child answers by `<think>…</think><answer>…</answer>`."""
+        return self.kind in ("cot", "reinforce")
+
+    @property
     def title(self) -> str:
         """What the stage learns, in words: `rationale P+R, voted`, `label`."""
         if self.kind == "label":
             return "label after description" if self.describe_first else "label"
+        if self.kind == "reinforce":
+            return "reinforced by rewards"
         said = {
             f"{self.clips} clips": self.clips != "all",
             "of its parent": self.engine == "parent",
@@ -89,8 +92,10 @@ class Stage(Section):
             "none contradicting": self.drop_contradicting,
             "plain query": self.query == "plain",
         }
-        what = "rationale" if self.kind == "rationale" else "rationale and label"
-        return ", ".join([f"{what} {self.format}", *(words for words, holds in said.items() if holds)])
+        what = {"rationale": f"rationale {self.format}", "cot": "label after thinking"}.get(
+            self.kind, f"rationale and label {self.format}"
+        )
+        return ", ".join([what, *(words for words, holds in said.items() if holds)])
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
@@ -102,8 +107,16 @@ class Stage(Section):
                 raise ValueError(f"{_listed(given)} a rationale or joint stage; a label stage learns bare labels")
         if self.kind != "label" and self.describe_first:
             raise ValueError(f"{_listed(['describe_first'])} a label stage")
-        if self.kind == "rationale" and self.match_steps_of:
+        if self.kind not in ("label", "joint") and self.match_steps_of:
             raise ValueError(f"{_listed(['match_steps_of'])} a label or joint stage")
+        if self.kind == "reinforce" and given:
+            raise ValueError(f"{_listed(given)} a stage that learns rationales; a reinforce stage learns from rewards")
+        if self.kind != "reinforce" and self.reinforce:
+            raise ValueError(f"{_listed(['reinforce'])} a reinforce stage")
+        if self.kind == "cot" and (wrong := [name for name in given if name in _NOT_OF_COT]):
+            raise ValueError(f"{_listed(wrong)} a rationale or joint stage; a cot stage thinks, then answers")
+        if self.kind == "cot" and self.clips == "unlabelled":
+            raise ValueError("a cot stage answers with the clip's label, and `clips: unlabelled` have none")
         if self.self_share == 0 and (own := [name for name in given if name in _OF_OWN]):
             raise ValueError(f"{_listed(own)} the model's own rationales, and self_share 0 has none of them")
         if self.clips == "unlabelled" and (self.hint is not None or self.format != "P+R"):
@@ -115,6 +128,7 @@ class Stage(Section):
 
 
 _OF_OWN = ("engine", "vote", "hint", "drop_contradicting")
+_NOT_OF_COT = ("format", "query")
 _OF_RATIONALES = ("format", "self_share", "clips", *_OF_OWN, "query")
 
 
@@ -141,8 +155,8 @@ class Arm(Section):
 
     @property
     def describes_first(self) -> bool:
-        """Whether the arm's last checkpoint describes a clip before it is asked for the label."""
-        return bool(self.stages) and self.stages[-1].describe_first
+        """Whether the arm's last checkpoint says something about a clip, by itself, before its label is scored."""
+        return bool(self.stages) and (self.stages[-1].describe_first or self.stages[-1].reasons)
 
 
 _LABEL = Stage(kind="label")
@@ -171,6 +185,7 @@ PRESET_ARMS: dict[str, tuple[Stage, ...]] = {
     "rb-ft-labels-first": (_LABEL, Stage(kind="rationale", engine="parent"), _LABEL),
     "rb-ft-joint": (Stage(kind="joint", match_steps_of="rb-ft"),),
     "rb-ft-describe": (Stage(kind="rationale"), Stage(kind="label", describe_first=True)),
+    "rb-ft+grpo": (*_rb_ft(), Stage(kind="cot"), Stage(kind="reinforce")),
 }
 
 

@@ -9,12 +9,18 @@ from rbft.evaluation.predict import predict_clips
 from rbft.experiment import Arm, Evaluation, Stage
 from rbft.files import read_jsonl, write_jsonl
 from rbft.findings import ArmRun
-from rbft.prompts import Describing
+from rbft.prompts import Describing, Reasoning
 from rbft.rationales.choose import kept_by_confidence, leading_to_label, unchanged_by_hint, voted, without_contradicting
 from rbft.rationales.generate import Request
 from rbft.records import Checkpoint, Clip, Example, Prediction, Rationale, fingerprint
 from rbft.session import Session
-from rbft.training.examples import label_examples, rationale_examples, usable_clips
+from rbft.training.examples import (
+    cot_examples,
+    label_examples,
+    rationale_examples,
+    reinforce_examples,
+    usable_clips,
+)
 from rbft.training.stages import StageJob, finished_stage, train_stage
 from rbft.training.supervised import num_steps
 
@@ -50,7 +56,8 @@ def _checkpoint(session: Session, arm: Arm, number: int, seed: int) -> Checkpoin
 def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint:
     stage = arm.stages[number - 1]
     examples = stage_examples(session, arm, number, seed)
-    recipe = session.fit.recipe(session.experiment.stage_training(stage))
+    reinforce = session.experiment.reinforce_of(stage)
+    recipe = session.fit.recipe(session.experiment.stage_training(stage), reinforce)
     steps = stage_steps(session, arm, number, seed)
     job = StageJob(
         stage=stage,
@@ -64,7 +71,8 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
         length_normalisation=session.experiment.evaluation.length_normalisation,
         clips=session.clips,
         frame_keys=session.frame_keys,
-        describing=_describing(session, stage),
+        describing=describing_of(session, stage),
+        reinforce=reinforce,
     )
     if job.key not in session.stages:
         title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"
@@ -99,7 +107,8 @@ def stage_examples(session: Session, arm: Arm, number: int, seed: int) -> list[E
     examples: list[Example] = []
     if stage.learns_rationales:
         written = _rationales(session, arm, number, seed)
-        examples += rationale_examples(train, stage, session.prompts, written, seed=seed)
+        made = cot_examples if stage.kind == "cot" else rationale_examples
+        examples += made(train, stage, session.prompts, written, seed=seed)
         if not examples:
             raise ExperimentError(
                 f"arm {arm.name!r}, stage {number} ({stage.kind}): no training example is left; "
@@ -109,6 +118,8 @@ def stage_examples(session: Session, arm: Arm, number: int, seed: int) -> list[E
         balanced = session.experiment.stage_training(stage).class_weights == "balanced"
         queries = _queries(session, arm, number, seed) if stage.describe_first else None
         examples += label_examples(train, session.prompts, balanced=balanced, queries=queries)
+    if stage.kind == "reinforce":
+        examples += reinforce_examples(train, session.prompts)
     return examples
 
 
@@ -121,7 +132,10 @@ def _queries(session: Session, arm: Arm, number: int, seed: int) -> dict[str, st
     return {clip_id: describing.query(session.prompts, told.text) for clip_id, told in described.items()}
 
 
-def _describing(session: Session, stage: Stage) -> Describing | None:
+def describing_of(session: Session, stage: Stage) -> Describing | Reasoning | None:
+    """What the stage's child says about a clip before its label is scored; None where it is scored at once."""
+    if stage.reasons:
+        return session.prompts.reasoning(session.experiment.stage_reinforce(stage).max_new_tokens)
     if not stage.describe_first:
         return None
     return session.prompts.describing(session.experiment.rationales.max_new_tokens)
@@ -236,10 +250,12 @@ def _predict(session: Session, arm: Arm, checkpoint: Checkpoint, seed: int) -> l
     name = f"{arm.name}, seed {seed}" if arm.stages else arm.name
     describing, descriptions = None, None
     if arm.describes_first:
-        describing = _describing(session, arm.stages[-1])
+        describing = describing_of(session, arm.stages[-1])
+        assert describing is not None
         told = session.ask(
-            checkpoint, session.greedy, test, what=f"{name}: describing test clips", step=f"predict {arm.name}"
-        )
+            checkpoint, session.saying(describing), test, what=f"{name}: describing test clips",
+            step=f"predict {arm.name}",
+        )  # fmt: skip
         descriptions = {clip_id: rationale.text for clip_id, rationale in told.items()}
     return _answers(
         session,
@@ -261,7 +277,7 @@ def _answers(
     *,
     what: str,
     step: str,
-    describing: Describing | None,
+    describing: Describing | Reasoning | None,
     descriptions: Mapping[str, str] | None,
 ) -> list[Prediction]:
     """A checkpoint's labels of these clips, after the descriptions where they are given; what is on disk is read."""

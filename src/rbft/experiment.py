@@ -17,11 +17,11 @@ from rbft.arms import PRESET_ARMS, Arm, Section, Stage, did_you_mean, match_faul
 from rbft.errors import ExperimentError
 from rbft.files import parse_yaml, read_yaml, yaml_fault
 from rbft.prompts import BUILT_IN
-from rbft.recipe import Lora, Recipe, Training
+from rbft.recipe import Lora, Recipe, Reinforce, Training
 
 __all__ = [
-    "PRESET_ARMS", "Arm", "ClipLimits", "Evaluation", "Experiment", "Lora", "Rationales", "Recipe", "Sampling",
-    "Section", "SplitRule", "Stage", "Training", "load_experiment", "make_experiment",
+    "PRESET_ARMS", "Arm", "ClipLimits", "Evaluation", "Experiment", "Lora", "Rationales", "Recipe", "Reinforce",
+    "Sampling", "Section", "SplitRule", "Stage", "Training", "load_experiment", "make_experiment",
 ]  # fmt: skip
 
 _MAX_SEED = 2**32 - 1
@@ -138,6 +138,7 @@ class Experiment(Section):
     split: SplitRule = SplitRule()
     rationales: Rationales = Rationales()
     training: Training = Training()
+    reinforce: Reinforce = Reinforce()
     evaluation: Evaluation = Evaluation()
     on_bad_clip: Literal["stop", "leave-out"] = "stop"
     allow_outside: bool = Field(False, description="clips may lie outside the manifest's folder")
@@ -202,17 +203,31 @@ class Experiment(Section):
         faults = []
         for arm in self.arms:
             for number, stage in enumerate(arm.stages, 1):
+                where = f"arms: {arm.name}: stage {number}"
+                try:
+                    self.stage_reinforce(stage)
+                except ValidationError as error:
+                    faults += [f"{where}: reinforce.{line}" for line in _lines(error, Reinforce)]
+                    continue
                 try:
                     self.stage_training(stage)
                 except ValidationError as error:
-                    lines = _lines(error, Training)
-                    faults += [f"arms: {arm.name}: stage {number}: training.{line}" for line in lines]
+                    faults += [f"{where}: training.{line}" for line in _lines(error, Training)]
         _stop_at(faults)
         return self
 
     def stage_training(self, stage: Stage) -> Training:
         """The recipe of one stage: the `training` section with the stage's overrides."""
-        return Training.model_validate(self.training.model_dump() | stage.training)
+        own = self.stage_reinforce(stage).of_recipe | {"micro_batch_size": 1} if stage.kind == "reinforce" else {}
+        return Training.model_validate(self.training.model_dump() | own | stage.training)
+
+    def stage_reinforce(self, stage: Stage) -> Reinforce:
+        """The settings of a reinforce stage: the `reinforce` section with the stage's overrides."""
+        return self.reinforce.changed(stage.reinforce)
+
+    def reinforce_of(self, stage: Stage) -> Reinforce | None:
+        """The settings of a reinforce stage, None for any other."""
+        return self.stage_reinforce(stage) if stage.kind == "reinforce" else None
 
     @property
     def curve_arms(self) -> list[Arm]:

@@ -23,7 +23,7 @@ from rbft.evaluation.verdict import Runs, arm_report, category_reports, compare,
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
 from rbft.rationales.audit import collapse_note, summarise
-from rbft.records import Checkpoint, Clip, LossPoint, Manifest, Prediction, Probe, Rationale
+from rbft.records import Checkpoint, Clip, LossPoint, Manifest, Prediction, Probe, Rationale, ReinforcePoint
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import write_report
 from rbft.results import ArmCurve, ArmReport, DatasetReport, Report, Retention
@@ -260,10 +260,14 @@ def _loss_curves(findings: Findings) -> list[LossCurve]:
     for name, run in findings.arms.items():
         for seed, chain in run.checkpoints.items():
             for checkpoint in chain:
-                path = findings.store.logs(checkpoint.fingerprint) / "losses.jsonl"
-                if path.exists():
+                logs = findings.store.logs(checkpoint.fingerprint)
+                if (path := logs / "losses.jsonl").exists():
                     points = [(point.step, point.loss) for point in read_jsonl(path, LossPoint)]
                     curves.append(LossCurve(arm=name, stage=checkpoint.stage, seed=seed, points=points))
+                if (path := logs / "reinforce.jsonl").exists():
+                    earned = [(p.step, p.reward) for p in read_jsonl(path, ReinforcePoint)]
+                    rewards = [(step, reward) for step, reward in earned if reward is not None]
+                    curves.append(LossCurve(name, checkpoint.stage, seed, rewards, measure="reward"))
     return curves
 
 

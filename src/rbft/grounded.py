@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rbft import runs
-from rbft.chains import run_arm
+from rbft.chains import describing_of, run_arm
 from rbft.errors import UserError
 from rbft.evaluation.grounding import focus_of, summarise
 from rbft.evaluation.masks import (
@@ -43,7 +43,7 @@ from rbft.files import JsonlAppender, R, held, read_jsonl, read_record, write_re
 from rbft.findings import ArmRun
 from rbft.models.attention import VisualAttention, scaled, visual_attention
 from rbft.progress import Reporter
-from rbft.prompts import Describing
+from rbft.prompts import Describing, Reasoning
 from rbft.records import Checkpoint, Clip, Manifest, Prediction, fingerprint
 from rbft.results import ArmMap, Focus, FoundObjects, Grounding
 from rbft.serving.overlay import StripRow, strip_png
@@ -116,11 +116,9 @@ class _Work:
             [(c.clip_id, c.label, session.frame_keys[c.clip_id], listed(self.boxes[c.clip_id])) for c in self.clips],
         )  # fmt: skip
 
-    def describing(self, run: ArmRun) -> Describing | None:
+    def describing(self, run: ArmRun) -> Describing | Reasoning | None:
         """How an arm describes a clip before it answers, covered or not; None where it answers at once."""
-        if not run.arm.describes_first:
-            return None
-        return self.session.prompts.describing(self.session.experiment.rationales.max_new_tokens)
+        return describing_of(self.session, run.arm.stages[-1]) if run.arm.stages else None
 
     def kept(self, predictions: Sequence[Prediction]) -> list[Prediction]:
         """The predictions of these clips, in their order."""

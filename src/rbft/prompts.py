@@ -21,8 +21,8 @@ DIMENSIONS = ("subjects", "attributes", "actions", "scenes")
 class PromptTemplates(Record):
     """One file of templates. `dimensions` holds, per dimension, words of which a rationale on the template has one.
 
-    `plain`, `hint` and `described` are asked by some arms alone, so they are no part of the templates' fingerprint:
-    what they ask stands in the fingerprints of the texts and examples that come of it.
+    `plain`, `hint`, `described` and `reasoned` are asked by some arms alone, so they are no part of the templates'
+    fingerprint: what they ask stands in the fingerprints of the texts and examples that come of it.
     """
 
     schema_version: Literal[1]
@@ -35,6 +35,7 @@ class PromptTemplates(Record):
     plain: str | None = Field(None, exclude=True)
     hint: str | None = Field(None, exclude=True)
     described: str | None = Field(None, exclude=True)
+    reasoned: str | None = Field(None, exclude=True)
 
 
 class Prompts(Record):
@@ -63,6 +64,19 @@ class Prompts(Record):
         assert self.templates.described is not None, "an arm that needs `described` is refused where there is none"
         return Describing(template=self.templates.described, max_new_tokens=max_new_tokens)
 
+    def reasoned(self) -> str:
+        """The classification query that is answered by `<think>…</think><answer>…</answer>`.
+
+        One text for what the cot stage learns, for rollouts and for evaluation.
+        """
+        assert self.templates.reasoned is not None, "an arm that needs `reasoned` is refused where there is none"
+        return self.templates.reasoned.format(labels=self.listed())
+
+    def reasoning(self, max_new_tokens: int) -> Reasoning:
+        """How a checkpoint thinks before it answers, in one turn."""
+        assert self.templates.reasoned is not None, "an arm that needs `reasoned` is refused where there is none"
+        return Reasoning(kind="reasoning", template=self.templates.reasoned, max_new_tokens=max_new_tokens)
+
     def _item(self, label: str) -> str:
         definition = self.labels[label]
         if definition:
@@ -71,9 +85,13 @@ class Prompts(Record):
 
     def label(self) -> str:
         """The classification query over the whole label set."""
+        return self.templates.label.format(labels=self.listed())
+
+    def listed(self) -> str:
+        """All labels with their definitions, as the queries hold them."""
         items = [self._item(label) for label in self.labels]
         joined = "".join(items) if items[0].endswith("\n") else " ".join(items)
-        return self.templates.label.format(labels=joined.rstrip("\n"))
+        return joined.rstrip("\n")
 
     def rationale_answer(self, text: str, label: str | None, order: RationaleFormat) -> str:
         """What stage I learns to say: R alone, the label before it (P+C+R), or after it (P+R+C)."""
@@ -94,9 +112,25 @@ class Describing(Record):
     template: str
     max_new_tokens: int
 
+    def asks(self, prompts: Prompts) -> str:
+        """What makes the model describe the clip."""
+        return prompts.rationale()
+
     def query(self, prompts: Prompts, description: str) -> str:
         """The classification query after a description of the clip, in one turn."""
         return self.template.format(rationale=description, query=prompts.label())
+
+
+class Reasoning(Record):
+    """Think, then answer, in one turn: the template of the query, and how long the whole answer may be."""
+
+    kind: Literal["reasoning"]
+    template: str
+    max_new_tokens: int
+
+    def asks(self, prompts: Prompts) -> str:
+        """What makes the model think and answer: the classification query with its request for both."""
+        return self.template.format(labels=prompts.listed())
 
 
 def load_prompts(name_or_file: str, *, persona: str, labels: Mapping[str, str]) -> Prompts:
@@ -133,6 +167,7 @@ _FIELDS: dict[str, set[str]] = {
     "plain": set(),
     "hint": {"prompt", "label"},
     "described": {"rationale", "query"},
+    "reasoned": {"labels"},
 }
 
 

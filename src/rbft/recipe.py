@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rbft.arms import Section
+from rbft.rewards import RewardFormula
 
-SAME_RESULT = frozenset({"save_every_steps", "micro_batch_size", "gradient_checkpointing", "method", "compile"})
-"""Settings of a recipe that change memory and time, and nothing but the rounding of what is learnt."""
+SAME_RESULT = frozenset(
+    {"save_every_steps", "micro_batch_size", "gradient_checkpointing", "method", "compile", "rollout_batch_size"}
+)
+"""Settings that change memory and time, and nothing but the rounding of what is learnt."""
 
 
 class Lora(Section):
@@ -56,6 +60,68 @@ class Training(Section):
         if self.method == "full" and self.lora is not None:
             raise ValueError("method full and lora exclude each other; leave one of them out")
         return self
+
+
+class Reinforce(Section):
+    """Reinforced fine-tuning by GRPO. The defaults are VideoRFT's (arXiv 2505.12434).
+
+    What stands here of a recipe takes the place of the `training` section's in reinforce stages.
+    """
+
+    samples: int = Field(8, description="answers a question (G); at least 2")
+    beta: float = Field(0.04, ge=0, description="weight of the divergence from the stage's parent; 0: no reference")
+    temperature: float = Field(1.0, gt=0, description="of the sampled answers")
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_new_tokens: int = Field(1024, ge=1, description="an answer is cut off here; in evaluation, too")
+    cut_off: Literal["masked", "scored"] = Field(
+        "masked", description="answers cut at max_new_tokens: masked: no part of group or loss; scored: as they are"
+    )
+    rewards: RewardFormula = Field(RewardFormula(), description="what an answer earns")
+    most_unscored: float = Field(
+        0.2, ge=0, le=1, description="share of a step's answers whose reward cannot be computed, above which it stops"
+    )
+    rollout_batch_size: int = Field(64, ge=1, description="answers written at once; whole groups, at least one")
+    epochs: float = Field(1.0, gt=0)
+    batch_size: int = Field(8, ge=1, description="questions per optimizer step, each with `samples` answers")
+    learning_rate: float = Field(1e-6, gt=0)
+    vision_learning_rate: float = Field(1e-6, ge=0, description="vision tower; 0 freezes it")
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(5.0, gt=0)
+    save_every_steps: int = Field(20, ge=1, description="how much work an interruption may cost")
+
+    @field_validator("samples")
+    @classmethod
+    def _a_group(cls, samples: int) -> int:
+        if samples < 2:
+            raise ValueError(
+                f"{samples} is no group; answers are compared with others to the same question, take 2 or more"
+            )
+        return samples
+
+    @field_validator("rewards")
+    @classmethod
+    def _computable(cls, rewards: RewardFormula) -> RewardFormula:
+        if rewards.semantic:
+            raise ValueError("semantic needs an encoder of texts and clips, and there is none yet; leave it out")
+        return rewards
+
+    def changed(self, changes: Mapping[str, Any]) -> Reinforce:
+        """The same with other settings; of `rewards`, those that are named."""
+        merged = self.model_dump() | dict(changes)
+        if isinstance(changes.get("rewards"), Mapping):
+            merged["rewards"] = self.rewards.model_dump() | dict(changes["rewards"])
+        return Reinforce.model_validate(merged)
+
+    @property
+    def of_recipe(self) -> dict[str, float | int]:
+        """The settings that stand in place of the `training` section's."""
+        return {name: getattr(self, name) for name in _OF_RECIPE}
+
+
+_OF_RECIPE = (
+    "epochs", "batch_size", "learning_rate", "vision_learning_rate", "weight_decay", "max_grad_norm",
+    "save_every_steps",
+)  # fmt: skip
 
 
 class Recipe(Training):

@@ -22,7 +22,8 @@ DropReason = Literal[
     "changed_by_hint", "other_label",
 ]  # fmt: skip
 RationaleFormat = Literal["P+R", "P+C+R", "P+R+C"]
-StageKind = Literal["rationale", "label", "joint"]
+StageKind = Literal["rationale", "label", "joint", "cot", "reinforce"]
+QuestionKind = Literal["label", "multiple choice", "numerical", "regression", "OCR", "free-form"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -191,6 +192,41 @@ class Example(Record):
     weight: float = 1.0
 
 
+# -- reinforcement -------------------------------------------------------------------------------------------------
+
+
+class Question(Record):
+    """A question about a clip with its true answer. Five kinds are VideoRFT's (arXiv 2505.12434); `label` is ours."""
+
+    question_id: str
+    clip_id: str
+    kind: QuestionKind
+    text: str
+    options: tuple[str, ...] = ()
+    """Of a label the label set, of a multiple choice the choices in order (`A. a dog` or `a dog`); else empty."""
+    answer: str
+
+
+class RolloutRecord(Record):
+    """One sampled answer to a question, what it earned and how that compares with its group."""
+
+    question_id: str
+    clip_id: str
+    step: int
+    sample: int
+    """Which of the group's answers, from 0."""
+    text: str
+    finished: bool
+    """Whether the model ended the answer itself (False: cut at the token limit)."""
+    num_tokens: int
+    rewards: dict[str, float | None]
+    """By term of the formula, before its weight; None where it cannot be computed, which is never 0."""
+    reward: float | None
+    advantage: float | None
+    masked: bool
+    """Whether the answer is left out of the loss."""
+
+
 # -- training and evaluation ---------------------------------------------------------------------------------------
 
 
@@ -217,6 +253,28 @@ class LossPoint(Record):
     step: int
     loss: float
     learning_rate: float
+
+
+class ReinforcePoint(Record):
+    """One optimizer step of a reinforce stage; means are over its answers, and None where there is nothing to mean."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    rewards: dict[str, float | None]
+    """By term of the formula, before its weight: the mean of those that could be computed."""
+    reward: float | None
+    spread: float | None
+    """Mean over groups of the standard deviation of their rewards."""
+    without_signal: Probability
+    """Share of groups in which no answer is better than another, so that nothing but the divergence is learnt from."""
+    cut_off: Probability
+    unscored: Probability
+    num_tokens: float
+    kl: float | None
+    """Mean over answer tokens of the divergence from the parent (k3), in nats; None without a reference."""
+    entropy: float | None
+    """Mean over answer tokens, in nats."""
 
 
 class Prediction(Record):

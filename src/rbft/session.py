@@ -11,7 +11,7 @@ from rbft.clips.ingest import ClipFrames
 from rbft.experiment import Experiment
 from rbft.models.vlm import VLM
 from rbft.progress import Reporter
-from rbft.prompts import Prompts
+from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.rationales.generate import Request, write_rationales
 from rbft.records import Checkpoint, Clip, Manifest, Prediction, Probe, Rationale
 from rbft.store import RunStore
@@ -70,6 +70,13 @@ class Session:
         """As `request`, and never sampled: how a checkpoint describes a clip that it is then asked about."""
         settings = self.experiment.rationales.model_copy(update={"temperature": 0.0, "top_p": 1.0})
         return Request(self.prompts, settings, self.thresholds)
+
+    def saying(self, describing: Describing | Reasoning) -> Request:
+        """What a checkpoint says about a clip before its label is scored: its description, or what it thinks."""
+        if isinstance(describing, Describing):
+            return self.greedy
+        settings = self.greedy.settings.model_copy(update={"max_new_tokens": describing.max_new_tokens})
+        return Request(self.prompts, settings, self.thresholds, reasoning=describing)
 
     def ask(
         self, engine: Checkpoint, request: Request, clips: Sequence[Clip], *, what: str, step: str = "rationales"

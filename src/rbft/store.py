@@ -7,7 +7,7 @@ runs/NAME/
   rationales/KEY.jsonl
   checkpoints/KEY/  Hugging Face layout + card.json (labels, prompts, sampling, lineage) + manifest.json (checksums)
   predictions/KEY.jsonl
-  logs/KEY/         TensorBoard files and losses.jsonl of a stage
+  logs/KEY/         TensorBoard files, losses.jsonl of a stage; of a reinforce stage rollouts.jsonl, reinforce.jsonl
   report.json  report.html
   .lock             held by the process that works here
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from rbft.errors import CheckpointError, LineageError, StoreError
 from rbft.experiment import Sampling
 from rbft.files import JsonlAppender, R, read_jsonl, read_record, sha256_of, write_record
-from rbft.prompts import Describing, Prompts
+from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.records import Checkpoint, Record
 
 CARD = "card.json"
@@ -37,8 +37,8 @@ class Card(Record):
     prompts: Prompts
     sampling: Sampling
     length_normalisation: str
-    describing: Describing | None = None
-    """Set where the label is asked for after the checkpoint's own description."""
+    describing: Describing | Reasoning | None = None
+    """Set where the label is scored after the checkpoint's own description, or after its own thinking."""
 
 
 class FileManifest(Record):

@@ -13,7 +13,7 @@ from factories import FAMILY_NAMES, build_checkpoint
 from live import LiveTensors
 from noise import noise_clip
 from rbft.clips.frames import Frames
-from rbft.experiment import Lora, Recipe
+from rbft.experiment import Lora, Recipe, Reinforce
 from rbft.models.generate import generate
 from rbft.models.memory import (
     GIB,
@@ -21,6 +21,7 @@ from rbft.models.memory import (
     Load,
     Method,
     generating_peak,
+    reinforcing_peak,
     scoring_peak,
     trained_parameters,
     training_peak,
@@ -29,8 +30,11 @@ from rbft.models.score import score_answers
 from rbft.models.shape import ModelShape
 from rbft.models.sources import resolve
 from rbft.models.vlm import VLM, Encoded, model_shape
-from rbft.records import Example, FramePlan, Grid
+from rbft.prompts import load_prompts
+from rbft.records import Example, FramePlan, Grid, Question
 from rbft.training.batches import Collator
+from rbft.training.reinforce import reinforce
+from rbft.training.rollouts import Grader
 from rbft.training.supervised import answer_loss, train
 from shapes import SEVEN_B, seven_b
 
@@ -221,3 +225,43 @@ def test_scoring_and_writing_peak_where_they_are_expected(family: str, sized: di
     with LiveTensors(vlm.model) as live:
         generate(vlm, encoded, max_new_tokens=16)
     between(generating_peak(shape, batch, 16, "cpu").total, live.peak)
+
+
+@pytest.mark.parametrize(
+    ("family", "rank", "samples", "checkpointing"),
+    [
+        ("qwen2_5_vl", None, 4, False),
+        ("qwen2_5_vl", 8, 8, True),
+        ("qwen3_vl", None, 2, False),
+        ("internvl", 8, 4, False),
+    ],
+)
+def test_reinforcing_peaks_where_it_is_expected(
+    family: str, rank: int | None, samples: int, checkpointing: bool, sized: dict[str, Path], tmp_path: Path
+) -> None:
+    """Weights, the frozen copy of full fine-tuning, moments, and a group of answers behind one clip."""
+    vlm = VLM.load(sized[family], for_training=True)
+    shape = model_shape(resolve(sized[family]))
+    settings = Reinforce(samples=samples, max_new_tokens=24, batch_size=2, cut_off="scored")
+    recipe = Recipe(batch_size=2, micro_batch_size=1, gradient_checkpointing=checkpointing,
+                    lora=None if rank is None else Lora(rank=rank))  # fmt: skip
+    questions = [
+        Question(question_id=str(i), clip_id=str(i), kind="label", text=PROMPT, options=("cat", "dog"), answer="cat")
+        for i in range(4)
+    ]
+    encoded, answers = asked(vlm, 2), samples * settings.max_new_tokens
+    one = load(vlm, shape, encoded[:1], answers)
+    update = Load(1, one.patches, one.tokens, answers + 1, tree=True)
+    sampling = load(vlm, shape, encoded, 0)
+    expected = reinforcing_peak(
+        shape, update, sampling, samples, 24, Method(rank, checkpointing), reference=True, kind="cpu"
+    )
+    grader = Grader.of(settings, load_prompts("brief", persona="p", labels={"cat": "", "dog": ""}))
+    with LiveTensors(vlm.model) as live:
+        reinforce(
+            vlm, questions, Clips(vlm.grid), recipe, grader, steps=2, seed=0, work=tmp_path / "w", logs=tmp_path / "l"
+        )
+    if rank is None:
+        between(expected.total, live.peak)
+    else:  # adapters are reinforced without dropout, whose copies the plan counts: a bound, not a measure
+        assert LOW * live.peak <= expected.total <= 1.5 * live.peak, f"{expected.total:,} {live.peak:,}"

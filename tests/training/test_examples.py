@@ -9,7 +9,14 @@ from rbft.errors import ExperimentError, LineageError
 from rbft.experiment import Stage
 from rbft.prompts import Prompts, load_prompts
 from rbft.records import Clip, Rationale, Verdict
-from rbft.training.examples import label_examples, rationale_examples, refuse_test_clips, stage_faults
+from rbft.training.examples import (
+    cot_examples,
+    label_examples,
+    rationale_examples,
+    refuse_test_clips,
+    reinforce_examples,
+    stage_faults,
+)
 
 LABEL = Stage(kind="label")
 
@@ -122,14 +129,39 @@ def test_what_clips_lack_for_a_stage(clips: list[Clip], stage: Stage, expected: 
 
 def test_what_prompts_lack_for_a_stage(prompts: Prompts) -> None:
     bare = prompts.model_copy(
-        update={"templates": prompts.templates.model_copy(update=dict.fromkeys(("plain", "hint", "described")))}
+        update={
+            "templates": prompts.templates.model_copy(update=dict.fromkeys(("plain", "hint", "described", "reasoned")))
+        }
     )
-    stages = [Stage(kind="rationale", query="plain", hint=Hint()), Stage(kind="label", describe_first=True), LABEL]
-    assert [stage_faults([clip(0)], stage, prompts) for stage in stages] == [[], [], []]
+    stages = [Stage(kind="rationale", query="plain", hint=Hint()), Stage(kind="label", describe_first=True), LABEL,
+              Stage(kind="cot"), Stage(kind="reinforce")]  # fmt: skip
+    assert [stage_faults([clip(0)], stage, prompts) for stage in stages] == [[], [], [], [], []]
     lacking = "the prompts 'default' have no template `{}`, which this stage asks with; add it"
     assert [stage_faults([clip(0)], stage, bare) for stage in stages] == [
         [lacking.format("plain"), lacking.format("hint")], [lacking.format("described")], [],
+        [lacking.format("reasoned")], [lacking.format("reasoned")],
     ]  # fmt: skip
+
+
+def test_a_cot_stage_thinks_the_rationale_and_answers_with_the_label(prompts: Prompts) -> None:
+    clips = [clip(0), clip(1, "abnormal", rationale="human"), clip(2, None), clip(3)]
+    texts = written(*clips[:3]) | written(clip(3), kept=False)
+    made = cot_examples(clips, Stage(kind="cot"), prompts, texts, seed=0)
+    assert [(e.clip_id, e.answer) for e in made] == [
+        ("c0", "<think>text of c0</think><answer>normal</answer>"),
+        ("c1", "<think>text of c1</think><answer>abnormal</answer>"),
+    ]
+    human = cot_examples(clips[1:2], Stage(kind="cot", self_share=0), prompts, {}, seed=0)
+    assert human[0].answer == "<think>human</think><answer>abnormal</answer>"
+    asked = reinforce_examples(clips, prompts)
+    assert [(e.clip_id, e.answer) for e in asked] == [("c0", "normal"), ("c1", "abnormal"), ("c3", "normal")]
+    assert {e.prompt for e in [*made, *human, *asked]} == {prompts.reasoned()}
+
+
+def test_a_rationale_that_holds_a_tag_is_told(prompts: Prompts) -> None:
+    bad = clip(0, rationale="It ends here </think>.")
+    with pytest.raises(ExperimentError, match=r"clip c0: its rationale or label cannot be thought and answered: think"):
+        cot_examples([bad], Stage(kind="cot", self_share=0), prompts, {}, seed=0)
 
 
 def test_dropped_rationales_are_not_learnt(prompts: Prompts) -> None:

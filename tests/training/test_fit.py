@@ -92,6 +92,36 @@ def test_every_stage_that_leaves_it_open_is_trained_the_same_way() -> None:
     assert [recipe.lora for recipe in recipes] == [Lora(), Lora()]
 
 
+def reinforced(total_gib: float, **settings: Any) -> tuple[Fit, Experiment]:
+    experiment = asked(arms=["rb-ft+grpo"], reinforce={"max_new_tokens": 256} | settings)
+    return fit(experiment, NAME, seven_b(), WORK, Device("GPU", "cuda", int(total_gib * GIB))), experiment
+
+
+def test_reinforcement_is_planned_with_its_reference_and_its_groups() -> None:
+    """A frozen copy of 8.29 billion weights in float32 is 30.9 GiB; without beta or with adapters there is none."""
+    phases = {row.phase: row for row in reinforced(400)[0].plan.rows}
+    row = phases["reinforcing, full fine-tuning"]
+    assert row.weights - phases["full fine-tuning"].weights == pytest.approx(30.9 * GIB, rel=0.01)
+    assert row.clips == 8, "64 answers at once, eight a question"
+    free = {row.phase: row for row in reinforced(400, beta=0)[0].plan.rows}["reinforcing, full fine-tuning"]
+    assert free.weights == phases["full fine-tuning"].weights
+    made, experiment = reinforced(139.8)
+    stage = experiment.arms[0].stages[-1]
+    recipe = made.recipe(experiment.stage_training(stage), experiment.reinforce_of(stage))
+    assert recipe.lora == Lora()
+    assert (recipe.micro_batch_size, recipe.batch_size, recipe.learning_rate) == (1, 8, 1e-6)
+    longer = {row.phase: row for row in reinforced(400, max_new_tokens=512)[0].plan.rows}
+    assert longer["reinforcing, full fine-tuning"].work > row.work
+
+
+def test_reinforcement_that_does_not_fit_is_refused() -> None:
+    made, _ = reinforced(139.8, max_new_tokens=4096)
+    assert made.faults[0].startswith(
+        "reinforcing does not fit the memory: LoRA of rank 16, checkpointing with 8 answers"
+    )
+    assert "Next: fewer reinforce.samples, smaller reinforce.max_new_tokens or reinforce.roll" in made.faults[0]
+
+
 def test_why_lora_is_told_with_what_forbids_it() -> None:
     assert fitted(79.2).plan.why_lora == (
         "LoRA is trained instead of every weight, which is another method than the paper's: full fine-tuning needs "

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rbft.errors import CheckpointError
-from rbft.experiment import Lora, Recipe, Sampling, Stage
+from rbft.experiment import Lora, Recipe, Reinforce, Sampling, Stage
 from rbft.files import sha256_of, write_record
 from rbft.prompts import load_prompts
 from rbft.records import Checkpoint
@@ -61,6 +61,19 @@ def test_how_batches_are_cut_is_not_part_of_a_key_and_lora_is(job: StageJob) -> 
     same = {"micro_batch_size": 8, "gradient_checkpointing": True, "save_every_steps": 7, "method": "full"}
     assert {key(**{name: value}) for name, value in same.items()} == {job.key}
     assert len({job.key, key(lora=Lora()), key(lora=Lora(rank=4)), key(batch_size=8), key(epochs=2.0)}) == 5
+
+
+def test_what_a_reinforce_stage_samples_and_rewards_is_in_its_key(job: StageJob) -> None:
+    def key(**changes: Any) -> str:
+        return replace(reinforced, reinforce=Reinforce(**changes)).key
+
+    thinks = job.prompts.reasoning(9)
+    reinforced = replace(job, stage=Stage(kind="reinforce"), reinforce=Reinforce(), describing=thinks)
+    assert {key(rollout_batch_size=8), key(save_every_steps=3)} == {reinforced.key}
+    others = [key(samples=4), key(beta=0.0), key(cut_off="scored"), key(rewards={"label_free": 1.0})]
+    longer = replace(reinforced, describing=job.prompts.reasoning(10)).key
+    assert len({reinforced.key, longer, *others}) == 6
+    assert replace(job, describing=job.prompts.describing(9)).key == job.key, "finished stages stay finished"
 
 
 def test_a_whole_child_is_found_and_hashed_once(

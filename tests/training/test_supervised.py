@@ -261,7 +261,7 @@ def test_training_with_readers_has_the_same_losses(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = run(VLM.load(checkpoints["qwen2_5_vl"]), RECIPE, tmp_path / "plain", steps=4)
-    original = supervised._arguments
+    original = supervised.trainer_arguments
 
     def ahead(vlm: VLM, recipe: Training, **rest: Any) -> Any:
         made = original(vlm, recipe, **rest)
@@ -269,7 +269,7 @@ def test_training_with_readers_has_the_same_losses(
             setattr(made, name, value)
         return made
 
-    monkeypatch.setattr(supervised, "_arguments", ahead)
+    monkeypatch.setattr(supervised, "trainer_arguments", ahead)
     read_ahead = run(VLM.load(checkpoints["qwen2_5_vl"]), RECIPE, tmp_path / "ahead", steps=4)
     assert [p.loss for p in read_ahead] == [p.loss for p in plain]
 

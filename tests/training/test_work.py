@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rbft.experiment import Experiment, make_experiment
+from rbft.experiment import Experiment, Reinforce, make_experiment
 from rbft.models.memory import Load
 from rbft.prompts import load_prompts
 from rbft.records import Clip, FramePlan, Manifest
@@ -84,6 +84,19 @@ def test_the_longest_answer_is_a_rationale_with_its_label(
 ) -> None:
     """`Label: a long fall` is four words and an end; a human text counts where it is learnt."""
     assert work(stages, human).answer == answer
+
+
+def test_a_group_of_answers_hangs_on_one_clip() -> None:
+    """Thinking counts as text that may be written, and as text before the labels that are scored."""
+    made = work([{"kind": "cot"}, {"kind": "reinforce", "reinforce": {"samples": 4, "max_new_tokens": 70}}])
+    assert (made.written, made.begun) == (1024, 1024), "the cot stage thinks as long as the section allows"
+    assert made.prompt == max(longest_prompt(), Words().prompt(prompts().reasoned()))
+    updating = made.updating(Reinforce(samples=4, max_new_tokens=70))
+    assert updating == Load(rows=1, patches=32, tokens=8 + made.prompt + 280, answer=281, tree=True)
+    assert updating.masked
+    assert made.sampling(2).rows == 2
+    assert made.scoring(1).tokens == made.asking(1).tokens + 1024
+    assert work([{"kind": "label"}]).begun == 0
 
 
 def test_a_description_before_the_query_makes_the_prompt_longer() -> None:

@@ -11,7 +11,7 @@ MAX_LINES = 10
 
 
 class Bad(NamedTuple):
-    """A clip that cannot be used: its place in words, one word of `records.ClipProblem`, and an explanation."""
+    """What cannot be used: its place in words, one word (of a clip: `records.ClipProblem`), and an explanation."""
 
     place: str
     reason: str

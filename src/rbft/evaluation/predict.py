@@ -14,8 +14,9 @@ from rbft.files import JsonlAppender, read_jsonl
 from rbft.models.generate import generate
 from rbft.models.score import score_answers
 from rbft.models.vlm import VLM, Encoded, FrameSource, by_size
-from rbft.prompts import Describing, Prompts
+from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.records import Clip, FramePlan, Prediction
+from rbft.thinking import parse_thought
 
 
 def predict_clips(
@@ -28,13 +29,13 @@ def predict_clips(
     path: Path,
     *,
     advance: Callable[[int], None],
-    describing: Describing | None = None,
+    describing: Describing | Reasoning | None = None,
     descriptions: Mapping[str, str] | None = None,
 ) -> list[Prediction]:
     """Predict every clip that `path` does not hold yet; return all in clip order. Appended batch by batch.
 
     `load` is called only where something is missing. `descriptions` are the checkpoint's own, by clip id, where it
-    describes a clip before it is asked for the label.
+    says something about a clip before its label is scored.
     """
     done = {p.clip_id: p for p in read_jsonl(path, Prediction)} if path.exists() else {}
     advance(len(done))
@@ -45,15 +46,12 @@ def predict_clips(
         with JsonlAppender(path) as file:
             for start in range(0, len(waiting), settings.batch_size):
                 batch = waiting[start : start + settings.batch_size]
+                told = None if descriptions is None else [descriptions[c.clip_id] for c in batch]
                 encoded = [
-                    query.encode(
-                        frames.read(c.clip_id),
-                        frames.plan(c.clip_id),
-                        None if descriptions is None else descriptions[c.clip_id],
-                    )
-                    for c in batch
+                    query.encode(frames.read(c.clip_id), frames.plan(c.clip_id), None if told is None else told[i])
+                    for i, c in enumerate(batch)
                 ]
-                made = query.answer(checkpoint, [(c.clip_id, c.label) for c in batch], encoded)
+                made = query.answer(checkpoint, [(c.clip_id, c.label) for c in batch], encoded, told)
                 file.append(made)
                 done |= {p.clip_id: p for p in made}
                 advance(len(made))
@@ -63,37 +61,62 @@ def predict_clips(
 class LabelQuery:
     """The classification query of one checkpoint: the same in evaluation, in `rbft predict` and in the Python API."""
 
-    def __init__(self, vlm: VLM, prompts: Prompts, settings: Evaluation, describing: Describing | None = None) -> None:
+    def __init__(
+        self,
+        vlm: VLM,
+        prompts: Prompts,
+        settings: Evaluation,
+        describing: Describing | Reasoning | None = None,
+    ) -> None:
         self._vlm = vlm
         self._settings = settings
         self._prompts = prompts
         self._describing = describing
         self._labels = list(prompts.labels)
-        self._answers = [vlm.answer_ids(label) for label in self._labels]
+        reasons = isinstance(describing, Reasoning)
+        self._answers = answers_in_tags(vlm, self._labels) if reasons else [vlm.answer_ids(x) for x in self._labels]
 
     def encode(self, frames: Frames, plan: FramePlan, description: str | None = None) -> Encoded:
-        """One clip under the classification query; where it follows a description, the given one or one made now."""
+        """One clip up to where its label begins; after a description or thinking, the given one or one made now."""
         if self._describing is None:
             return self._vlm.encode(frames, plan, self._prompts.label())
         told = self.describe(frames, plan) if description is None else description
+        if isinstance(self._describing, Reasoning):
+            asked = self._vlm.encode(frames, plan, self._describing.asks(self._prompts))
+            return asked.begun(self._begun(told))
         return self._vlm.encode(frames, plan, self._describing.query(self._prompts, told))
 
+    def _begun(self, told: str) -> torch.Tensor:
+        """Tokens of the checkpoint's own answer up to the label's place, whatever label it gave there itself.
+
+        Thinking that was cut off is closed where it ends.
+        """
+        thought = told.partition(_THOUGHT)[0] + _THOUGHT
+        whole = self._vlm.answer_ids(f"{thought}<answer>{self._labels[0]}</answer>")
+        tail = self._answers[0]
+        assert torch.equal(whole[-len(tail) :], tail), "the tokens of an answer do not depend on what was thought"
+        return whole[: -len(tail)]
+
     def describe(self, frames: Frames, plan: FramePlan) -> str:
-        """The checkpoint's own description of a clip, greedy, as it stands before the query."""
+        """What the checkpoint itself says about a clip, greedy, before its label is scored."""
         assert self._describing is not None, "this checkpoint is asked for the label at once"
-        asked = self._vlm.encode(frames, plan, self._prompts.rationale())
+        asked = self._vlm.encode(frames, plan, self._describing.asks(self._prompts))
         return generate(self._vlm, [asked], max_new_tokens=self._describing.max_new_tokens)[0].text
 
     def answer(
-        self, checkpoint: str, clips: Sequence[tuple[str, str | None]], encoded: Sequence[Encoded]
+        self,
+        checkpoint: str,
+        clips: Sequence[tuple[str, str | None]],
+        encoded: Sequence[Encoded],
+        told: Sequence[str] | None = None,
     ) -> list[Prediction]:
-        """Score every label for each (clip_id, true label); with `settings.generate` also write an answer."""
+        """Score every label for each (clip_id, true label); with `settings.generate` also write an answer.
+
+        Of a checkpoint that thinks, the answer is the one it has `told` already.
+        """
         scores = score_answers(self._vlm, encoded, self._answers)
         probabilities = label_probabilities(scores, self._answers, self._settings.length_normalisation)
-        longest = max(len(answer) for answer in self._answers)
-        texts: list[str | None] = [None] * len(clips)
-        if self._settings.generate:
-            texts = [g.text for g in generate(self._vlm, encoded, max_new_tokens=longest + 8)]
+        texts = self._texts(encoded, told) if self._settings.generate else [None] * len(clips)
         return [
             Prediction(
                 clip_id=clip_id,
@@ -103,10 +126,43 @@ class LabelQuery:
                 log_probabilities=dict(zip(self._labels, log_row.tolist(), strict=True)),
                 probabilities=dict(zip(self._labels, row.tolist(), strict=True)),
                 text=text,
-                text_label=None if text is None else read_label(text, self._labels),
+                text_label=None if text is None else self._read(text),
             )
             for (clip_id, truth), log_row, row, text in zip(clips, scores, probabilities, texts, strict=True)
         ]
+
+    def _texts(self, encoded: Sequence[Encoded], told: Sequence[str] | None) -> Sequence[str | None]:
+        if isinstance(self._describing, Reasoning):
+            return [None] * len(encoded) if told is None else told
+        longest = max(len(answer) for answer in self._answers)
+        return [g.text for g in generate(self._vlm, encoded, max_new_tokens=longest + 8)]
+
+    def _read(self, text: str) -> str | None:
+        if not isinstance(self._describing, Reasoning):
+            return read_label(text, self._labels)
+        thought = parse_thought(text)
+        return None if thought is None else read_label(thought.answer, self._labels)
+
+
+_THOUGHT = "</think>"
+
+
+def answers_in_tags(vlm: VLM, labels: Sequence[str]) -> list[torch.Tensor]:
+    """What follows `<think>…</think><answer>` for each label: its tokens, those of `</answer>` and the end of turn.
+
+    A tokenizer may join the tag with the label; then the row begins with what all whole answers do not share with the
+    bare beginning.
+    """
+    begun = vlm.answer_ids("<think>.</think><answer>")[:-1]
+    rows = [vlm.answer_ids(f"<think>.</think><answer>{label}</answer>") for label in labels]
+    shared = min(_shared(begun, row) for row in rows)
+    return [row[shared:] for row in rows]
+
+
+def _shared(one: torch.Tensor, other: torch.Tensor) -> int:
+    """How many first tokens two rows share."""
+    pairs = zip(one.tolist(), other.tolist(), strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def label_probabilities(

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rbft.evaluation.bootstrap import Counted, Spread, difference_of, spread
-from rbft.rationales.dimensions import WHOLE, parts_of, rouge_1
+from rbft.rationales.dimensions import WHOLE, parts_of
 from rbft.results import ArmRetention, Estimate, Interval, Retention
+from rbft.rouge import rouge_1
 
 MEAN = "mean"
 Texts = Mapping[str, str]

@@ -33,7 +33,7 @@ def generate(
     """Write an answer for every clip of the batch; greedy at temperature 0, else sampled under `seed`."""
     inputs = vlm.inputs(batch)
     prompt_length = inputs["input_ids"].shape[1]
-    stops = sorted({vlm.end_of_turn, *_as_list(vlm.model.generation_config.eos_token_id)})
+    stops = end_tokens(vlm)
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if temperature > 0:
         torch.manual_seed(seed)
@@ -50,11 +50,15 @@ def generate(
     return [_read(vlm, row, set(stops)) for row in output[:, prompt_length:].tolist()]
 
 
+def end_tokens(vlm: VLM) -> list[int]:
+    """The tokens that end an answer."""
+    return sorted({vlm.end_of_turn, *_as_list(vlm.model.generation_config.eos_token_id)})
+
+
 def _read(vlm: VLM, row: list[int], stops: set[int]) -> Generated:
     end = next((i for i, token in enumerate(row) if token in stops), None)
     kept = row if end is None else row[:end]
-    text = vlm.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generated(text=text.strip(), finished=end is not None, num_tokens=len(kept) + (end is not None))
+    return Generated(text=vlm.text_of(kept), finished=end is not None, num_tokens=len(kept) + (end is not None))
 
 
 def _as_list(value: int | list[int] | None) -> list[int]:

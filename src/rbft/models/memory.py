@@ -45,18 +45,20 @@ class Device:
 class Load:
     """A batch: `rows` clips of `patches` patches in all, padded to `tokens` tokens each; of these `answer` an answer.
 
-    `answer` is the longest answer with the row before it, as logits are computed for both.
+    `answer` is the longest answer with the row before it, as logits are computed for both. `tree`: every row ends in
+    several answers, each of which sees itself alone.
     """
 
     rows: int
     patches: int
     tokens: int
     answer: int = 0
+    tree: bool = False
 
     @property
     def masked(self) -> bool:
-        """Whether clips are padded to one length, so that attention needs a mask."""
-        return self.rows > 1
+        """Whether attention needs a mask: clips are padded to one length, or end in a tree."""
+        return self.rows > 1 or self.tree
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,32 @@ def _casts(shape: ModelShape, method: Method) -> int:
     language = shape.language
     layers = 1 if method.checkpointing else language.layers
     return _HALF * (layers * language.layer_matrices + language.vocabulary * language.hidden)
+
+
+def reinforcing_peak(
+    shape: ModelShape,
+    update: Load,
+    clips: Load,
+    samples: int,
+    new_tokens: int,
+    method: Method,
+    *,
+    reference: bool,
+    kind: Literal["cpu", "cuda"],
+) -> Peak:
+    """The larger of a group's update and of writing `samples` answers to each of `clips`, beside what is trained.
+
+    `reference`: a frozen copy of all weights stands beside them, unless adapters are trained and can be switched off.
+    """
+    width = _FULL if kind == "cpu" else _HALF
+    trained = training_peak(shape, update, method, kind)
+    masks = update.rows * update.tokens**2 * (2 + width)
+    cache = (shape.language.layers + 2) * (clips.tokens + new_tokens) * 2 * shape.language.key * width
+    written = clips.rows * samples * (cache + shape.language.vocabulary * _NEXT_BYTES)
+    copies = _HALF * shape.parameters if kind == "cuda" else 0
+    writing = max(_prefill(shape, clips, width), written) + copies
+    copied = _FULL * shape.parameters if reference and method.rank is None else 0
+    return Peak(trained.weights + copied, trained.state, max(trained.work + masks, writing))
 
 
 # -- answers -------------------------------------------------------------------------------------------------------

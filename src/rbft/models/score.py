@@ -21,12 +21,49 @@ def score_answers(vlm: VLM, batch: Sequence[Encoded], answers: Sequence[torch.Te
     its position is that of its depth.
     """
     tree = AnswerTree.of([answer.tolist() for answer in answers])
-    collated = vlm.collate(batch)
-    logits = vlm.model(**_with_tree(vlm, collated, tree), logits_to_keep=_rows(vlm, collated, tree)).logits
+    logits = tree_logits(vlm, batch, tree)
     rows, tokens = torch.tensor(tree.edges, device=logits.device).T
     normalised = torch.stack([clip.float().logsumexp(-1) for clip in logits])  # clip by clip: V columns are many
     edges = logits[:, rows, tokens].double() - normalised[:, rows].double()
     return torch.stack([edges[:, path].sum(-1) for path in tree.paths], dim=1).cpu()
+
+
+def tree_logits(vlm: VLM, batch: Sequence[Encoded], tree: AnswerTree) -> torch.Tensor:
+    """Logits [B, N + 1, V] after every clip's prompt and after each of the N nodes of a tree behind it."""
+    collated = vlm.collate(batch)
+    logits: torch.Tensor = vlm.model(
+        **_with_tree(vlm, collated, tree), logits_to_keep=_rows(vlm, collated, tree)
+    ).logits
+    return logits
+
+
+@dataclass(frozen=True)
+class GroupLogProbs:
+    """Of a group's answers to one clip, all [G, A] float32: log-probability and entropy where each token was chosen."""
+
+    log_probabilities: torch.Tensor
+    entropy: torch.Tensor
+    mask: torch.Tensor
+    """1 at the tokens of an answer, 0 behind shorter ones."""
+
+
+def score_group(vlm: VLM, clip: Encoded, answers: Sequence[torch.Tensor], *, temperature: float) -> GroupLogProbs:
+    """Log-probabilities of the tokens of a group's answers int64 [A_i], with gradients where they are on.
+
+    One pass for all of them, in which clip and prompt are read once: the answers follow as one tree.
+    """
+    tree = AnswerTree.of([answer.tolist() for answer in answers])
+    logits = tree_logits(vlm, [clip], tree)[0].float() / temperature
+    rows, tokens = torch.tensor(tree.edges, device=logits.device).T
+    normalised = logits.log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(normalised.exp() * normalised).sum(-1)[rows]
+    edges = normalised[rows, tokens]
+    longest = max(len(path) for path in tree.paths)
+    paths = torch.tensor([[*path, *[0] * (longest - len(path))] for path in tree.paths], device=logits.device)
+    lengths = torch.tensor([len(path) for path in tree.paths], device=logits.device)
+    mask = (torch.arange(longest, device=logits.device) < lengths[:, None]).float()
+    return GroupLogProbs(edges[paths] * mask, entropy[paths] * mask, mask)
 
 
 @dataclass(frozen=True)

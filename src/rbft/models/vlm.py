@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -68,6 +68,10 @@ class Encoded:
 
     def __post_init__(self) -> None:
         assert self.input_ids.ndim == 1, self.input_ids.shape
+
+    def begun(self, tokens: torch.Tensor) -> Encoded:
+        """The same with the beginning of an answer, int64 [A]; what is asked for next follows it."""
+        return replace(self, input_ids=torch.cat([self.input_ids, tokens]))
 
     def __repr__(self) -> str:
         return f"Encoded(input_ids={list(self.input_ids.shape)}, {self.visual!r})"
@@ -199,6 +203,11 @@ class VLM:
         self._refuse_special(answer)
         ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         return torch.tensor([*ids, self.end_of_turn], dtype=torch.long)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """What an answer's tokens say, without its end of turn and outer spaces."""
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip()
 
     def collate(
         self, batch: Sequence[Encoded], answers: Sequence[torch.Tensor] | None = None

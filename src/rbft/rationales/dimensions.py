@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from rbft.answers import words_of
+from rbft.rouge import rouge_1
 
 SHORT_WORDS = 6
 """Texts of at most so many words are alike only where they have the same words."""
@@ -65,13 +65,6 @@ def likeness(a: str, b: str) -> float:
     if max(len(first), len(second)) <= SHORT_WORDS:
         return float(first == second)
     return rouge_1(a, b)
-
-
-def rouge_1(a: str, b: str) -> float:
-    """ROUGE-1 F1: the words in common, as often as in both, over the mean number of words; two empty texts give 1."""
-    first, second = words_of(a), words_of(b)
-    common = (Counter(first) & Counter(second)).total()
-    return 2 * common / (len(first) + len(second)) if first or second else 1.0
 
 
 @lru_cache(maxsize=64)

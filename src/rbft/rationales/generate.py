@@ -12,7 +12,7 @@ from rbft.experiment import Rationales, Sampling
 from rbft.files import JsonlAppender, read_jsonl
 from rbft.models.generate import Generated, generate
 from rbft.models.vlm import VLM, FrameSource, by_size
-from rbft.prompts import Prompts
+from rbft.prompts import Prompts, Reasoning
 from rbft.records import Checkpoint, Clip, Rationale, Verdict, fingerprint
 
 _SEEDS_APART = 1_000_003
@@ -28,18 +28,23 @@ class Request:
     thresholds: AuditThresholds
     hinted: bool = False
     sample: int | None = None
+    reasoning: Reasoning | None = None
+    """Set where not a rationale is asked for, but thinking and an answer."""
 
     def key(self, engine: Checkpoint, sampling: Sampling) -> str:
         """Fingerprint of everything that decides a rationale but the clip: the file that holds them all."""
         wanted = self.settings.model_dump(exclude={"batch_size"} if self.settings.temperature == 0 else set())
         more: list[Any] = [["hint", self.prompts.templates.hint]] if self.hinted else []
         more += [["sample", self.sample]] if self.sample is not None else []
+        more += [] if self.reasoning is None else [self.reasoning, list(self.prompts.labels)]
         return fingerprint(
             "rationales", engine.fingerprint, self.prompts, wanted, self.thresholds, sampling.model_dump(), *more
         )
 
     def prompt(self, clip: Clip) -> str:
         """What is asked about a clip; a hinted request needs its label."""
+        if self.reasoning is not None:
+            return self.reasoning.asks(self.prompts)
         if not self.hinted:
             return self.prompts.rationale()
         assert clip.label is not None, f"{clip.clip_id} has no label to tell"

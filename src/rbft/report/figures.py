@@ -77,7 +77,7 @@ class LossRange:
 
 
 def loss_plot(curves: Sequence[LossCurve], shared: LossRange, slot: str) -> Plot:
-    """One panel: the loss of one stage of one arm, a line for each seed. `slot` makes its SVG ids unique."""
+    """One panel: loss or reward of one stage of one arm, a line for each seed. `slot` makes its SVG ids unique."""
     figure, axes = _panel(2.5, 1.75)
     for curve in curves:
         steps, losses = _thinned(curve.points)
@@ -86,10 +86,11 @@ def loss_plot(curves: Sequence[LossCurve], shared: LossRange, slot: str) -> Plot
     axes.set_xlim(0, max(shared.last_step, 1) * 1.02)
     axes.set_ylim(0, (shared.top or 1.0) * 1.06)
     axes.set_xlabel("optimizer step", color=_MUTED)
-    axes.set_ylabel("loss, nats", color=_MUTED)
-    axes.grid(axis="y", color=_RULE, linewidth=0.7)
     first = curves[0]
-    return Plot(_svg(figure, slot), f"Training loss of {first.arm}, {first.stage} stage: {loss_summary(curves)}")
+    name, unit = ("Training loss", "loss, nats") if first.measure == "loss" else ("Mean reward", "mean reward")
+    axes.set_ylabel(unit, color=_MUTED)
+    axes.grid(axis="y", color=_RULE, linewidth=0.7)
+    return Plot(_svg(figure, slot), f"{name} of {first.arm}, {first.stage} stage: {loss_summary(curves)}")
 
 
 def loss_summary(curves: Sequence[LossCurve]) -> str:
@@ -97,7 +98,7 @@ def loss_summary(curves: Sequence[LossCurve]) -> str:
     finite = [[loss for _, loss in curve.points if math.isfinite(loss)] for curve in curves]
     ends = [(losses[0], losses[-1]) for losses in finite if losses]
     broken = sum(len(curve.points) for curve in curves) - sum(map(len, finite))
-    text = "no finite loss was logged"
+    text = f"no finite {curves[0].measure} was logged"
     if ends:
         first, last = np.mean(ends, axis=0)
         seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""

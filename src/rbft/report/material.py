@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,13 @@ from rbft.records import LeftOut, Verdict
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Training loss of one stage of one arm under one seed: (optimizer step, loss in nats) in step order."""
+    """One stage of one arm under one seed: (optimizer step, loss in nats, or mean reward) in step order."""
 
     arm: str
     stage: str
     seed: int
     points: Sequence[tuple[int, float]]
+    measure: Literal["loss", "reward"] = "loss"
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def loss_panels(curves: Sequence[LossCurve]) -> list[Panel]:
     for index, ((arm, stage), group) in enumerate(groups.items()):
         shared = LossRange.of(curve for curve in curves if curve.stage == stage)
         plot = loss_plot(group, shared, f"loss{index}")
-        panels.append(Panel(arm, f"{stage} stage", loss_summary(group), plot))
+        title = f"{stage} stage" if group[0].measure == "loss" else f"{stage} stage: mean reward of sampled answers"
+        panels.append(Panel(arm, title, loss_summary(group), plot))
     return panels
 
 

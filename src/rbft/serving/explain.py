@@ -26,7 +26,7 @@ from rbft.files import write_record
 from rbft.models.attention import FloatArray, VisualAttention, scaled, visual_attention
 from rbft.models.sources import EMBEDDED
 from rbft.models.vlm import VLM
-from rbft.prompts import Describing, Prompts, load_prompts
+from rbft.prompts import Describing, Prompts, Reasoning, load_prompts
 from rbft.records import Prediction, Probability, Record
 from rbft.serving.overlay import write_animation, write_strip
 from rbft.store import CARD, read_card
@@ -75,7 +75,7 @@ class Question:
     prompts: Prompts
     sampling: Sampling
     length_normalisation: str
-    describing: Describing | None = None
+    describing: Describing | Reasoning | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rbft.errors import ExperimentError, LineageError
 from rbft.experiment import Stage
 from rbft.prompts import Prompts
 from rbft.records import Clip, Example, Rationale
+from rbft.thinking import Thought, render_thought
 
 
 def label_examples(
@@ -55,6 +56,32 @@ def rationale_examples(
     return examples
 
 
+def cot_examples(
+    clips: Sequence[Clip], stage: Stage, prompts: Prompts, written: Mapping[str, Rationale], *, seed: int
+) -> list[Example]:
+    """One example for every labelled clip with a usable rationale: think it, then answer with the label."""
+    plain = rationale_examples(clips, stage, prompts, written, seed=seed)
+    labels = {clip.clip_id: clip.label for clip in clips}
+    return [
+        e.model_copy(update={"prompt": prompts.reasoned(), "answer": _thought(e, str(labels[e.clip_id]))})
+        for e in plain
+    ]
+
+
+def _thought(example: Example, label: str) -> str:
+    try:
+        return render_thought(Thought(example.answer, label))
+    except ValueError as error:
+        raise ExperimentError(
+            f"clip {example.clip_id}: its rationale or label cannot be thought and answered: {error}"
+        ) from None
+
+
+def reinforce_examples(clips: Sequence[Clip], prompts: Prompts) -> list[Example]:
+    """One question for every labelled clip: the query to think and answer, and the label to be rewarded."""
+    return [e.model_copy(update={"prompt": prompts.reasoned()}) for e in label_examples(clips, prompts)]
+
+
 def refuse_test_clips(examples: Sequence[Example], clips: Mapping[str, Clip]) -> None:
     """Raise LineageError, naming the clips, where an example comes from a test clip or its twin by content."""
     tested = {clip.sha256: clip.clip_id for clip in clips.values() if clip.split == "test"}
@@ -74,13 +101,14 @@ def stage_faults(clips: Sequence[Clip], stage: Stage, prompts: Prompts) -> list[
         "plain": stage.query == "plain",
         "hint": stage.hint is not None,
         "described": stage.describe_first or judged,
+        "reasoned": stage.reasons,
     }
     faults = [
         f"the prompts {prompts.templates.name!r} have no template `{name}`, which this stage asks with; add it"
         for name, needed in templates.items()
         if needed and getattr(prompts.templates, name) is None
     ]
-    if stage.learns_labels and not any(clip.label is not None for clip in clips):
+    if (stage.learns_labels or stage.reasons) and not any(clip.label is not None for clip in clips):
         faults.append("no training clip has a label; fill the manifest's `label` column")
     return faults + (_rationale_faults(clips, stage) if stage.learns_rationales else [])
 
@@ -107,7 +135,7 @@ def _rationale_faults(clips: Sequence[Clip], stage: Stage) -> list[str]:
 
 def usable_clips(clips: Sequence[Clip], stage: Stage) -> list[Clip]:
     """The clips whose rationales a stage learns: those it names, and with a label where that is written or told."""
-    needs_label = stage.format != "P+R" or stage.hint is not None or stage.clips == "labelled"
+    needs_label = stage.format != "P+R" or stage.hint is not None or stage.clips == "labelled" or stage.kind == "cot"
     return [
         clip
         for clip in clips

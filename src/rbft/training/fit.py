@@ -6,7 +6,7 @@ what happens to be free: the same command again makes the same choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -14,9 +14,9 @@ from statistics import median
 
 from rbft.errors import ShortMemoryError
 from rbft.experiment import Experiment
-from rbft.models.memory import Device, Method, Peak, generating_peak, scoring_peak, training_peak
+from rbft.models.memory import Device, Method, Peak, generating_peak, reinforcing_peak, scoring_peak, training_peak
 from rbft.models.shape import ModelShape
-from rbft.recipe import Lora, Recipe, Training
+from rbft.recipe import Lora, Recipe, Reinforce, Training
 from rbft.training.plan import MOST_CLIPS, MemoryPlan, PhaseRow, size
 from rbft.training.work import Work
 
@@ -26,16 +26,24 @@ ENOUGH_TOKENS = 16_384
 
 @dataclass(frozen=True)
 class Fit:
-    """The plan, what does not fit, and the recipe of each training section."""
+    """The plan, what does not fit, and the recipe of each training section (of reinforce stages: with theirs)."""
 
     plan: MemoryPlan
     faults: tuple[str, ...]
-    recipe: Callable[[Training], Recipe]
+    recipes: Mapping[str, Recipe]
+
+    def recipe(self, training: Training, reinforce: Reinforce | None = None) -> Recipe:
+        """How a stage with these settings is trained."""
+        return self.recipes[_key(training, reinforce)]
 
     def refuse(self) -> None:
         """Raise ShortMemoryError, with the table, where something does not fit."""
         if self.faults:
             raise ShortMemoryError([*self.faults, *self.plan.lines()])
+
+
+def _key(training: Training, reinforce: Reinforce | None) -> str:
+    return training.model_dump_json() + ("" if reinforce is None else reinforce.model_dump_json())
 
 
 # -- choosing ------------------------------------------------------------------------------------------------------
@@ -69,7 +77,26 @@ class Chooser:
     def scoring(self, clips: int) -> Peak:
         """The peak of scoring all labels of so many clips."""
         nodes = sum(length - 1 for length in self.work.labels)
-        return scoring_peak(self.shape, self.work.asking(clips), nodes, self.device.kind)
+        return scoring_peak(self.shape, self.work.scoring(clips), nodes, self.device.kind)
+
+    def reinforcing(self, reinforce: Reinforce, method: Method, groups: int) -> Peak:
+        """The peak of a reinforce stage that samples answers to so many clips at once."""
+        return reinforcing_peak(
+            self.shape,
+            self.work.updating(reinforce),
+            self.work.sampling(groups),
+            reinforce.samples,
+            reinforce.max_new_tokens,
+            method,
+            reference=reinforce.beta > 0,
+            kind=self.device.kind,
+        )
+
+    def stage(self, method: Method, clips: int, reinforce: Reinforce | None) -> Peak:
+        """The peak of a stage: of a micro-batch of so many clips, or of the groups that are sampled at once."""
+        if reinforce is None:
+            return self.training(method, min(clips, len(self.work.train)))
+        return self.reinforcing(reinforce, method, min(groups_at_once(reinforce), len(self.work.train)))
 
     def generating(self, clips: int) -> Peak:
         """The peak of writing about so many clips."""
@@ -83,11 +110,12 @@ class Chooser:
             low, high = (middle, high) if self.fits(peak(middle)) else (low, middle - 1)
         return low
 
-    def least(self, training: Training) -> Peak:
+    def least(self, training: Training, reinforce: Reinforce | None) -> Peak:
         """The smallest peak of full fine-tuning; a method does not change for a micro-batch that was asked for."""
-        return self.training(Method(None, True, training.vision_learning_rate > 0), 1)
+        method = Method(None, True, training.vision_learning_rate > 0)
+        return self.training(method, 1) if reinforce is None else self.reinforcing(reinforce, method, 1)
 
-    def choose(self, training: Training, rank: int | None) -> Choice:
+    def choose(self, training: Training, rank: int | None, reinforce: Reinforce | None) -> Choice:
         """The first that fits: nothing recomputed before recomputing, large micro-batches before small ones.
 
         Where nothing does, the smallest of all.
@@ -104,17 +132,22 @@ class Chooser:
         choices = []
         for recompute, clips in product(checkpointing, micro):
             method = Method(rank, recompute, vision)
-            choices.append(Choice(method, clips, self.training(method, min(clips, len(self.work.train)))))
+            choices.append(Choice(method, clips, self.stage(method, clips, reinforce)))
             if self.fits(choices[-1].peak):
                 return choices[-1]
         return choices[-1]
 
 
-def resolved(training: Training, chooser: Chooser, *, lora: bool) -> Recipe:
+def groups_at_once(reinforce: Reinforce) -> int:
+    """Questions whose answers are sampled together."""
+    return min(reinforce.batch_size, max(1, reinforce.rollout_batch_size // reinforce.samples))
+
+
+def resolved(training: Training, chooser: Chooser, reinforce: Reinforce | None = None, *, lora: bool) -> Recipe:
     """The recipe with nothing open; `lora`: full fine-tuning does not fit, so whoever allows it gets LoRA."""
     falls_back = lora and training.method == "auto" and training.lora is None
     adapters = Lora() if falls_back or (training.method == "lora" and training.lora is None) else training.lora
-    choice = chooser.choose(training, None if adapters is None else adapters.rank)
+    choice = chooser.choose(training, None if adapters is None else adapters.rank, reinforce)
     chosen = {"micro_batch_size": choice.clips, "gradient_checkpointing": choice.method.checkpointing}
     return Recipe.model_validate(training.model_dump() | chosen | {"lora": adapters})
 
@@ -127,13 +160,15 @@ def fit(
     `lora`: whether a run that has begun fell back on it; None: what fits.
     """
     chooser = Chooser(shape, work, device)
-    sections = [experiment.stage_training(stage) for arm in experiment.arms for stage in arm.stages]
+    stages = [stage for arm in experiment.arms for stage in arm.stages]
+    sections = [(experiment.stage_training(stage), experiment.reinforce_of(stage)) for stage in stages]
     sections = [section for n, section in enumerate(sections) if section not in sections[:n]]
-    least = [chooser.least(section) for section in sections if section.method == "auto" and section.lora is None]
+    least = [chooser.least(t, r) for t, r in sections if t.method == "auto" and t.lora is None]
     short = next((peak for peak in least if not chooser.fits(peak)), None)
     falls_back = short is not None if lora is None else lora
-    recipes = {section.model_dump_json(): resolved(section, chooser, lora=falls_back) for section in sections}
-    faults = list(dict.fromkeys(f for recipe in recipes.values() for f in _training_faults(chooser, recipe)))
+    chosen = [(resolved(t, chooser, r, lora=falls_back), r) for t, r in sections]
+    recipes = {_key(*section): recipe for section, (recipe, _) in zip(sections, chosen, strict=True)}
+    faults = list(dict.fromkeys(f for recipe, r in chosen for f in _stage_faults(chooser, recipe, r)))
     faults += _asking_faults(chooser, experiment)
     tokens = sorted((all_, visual) for _, visual, all_ in work.every)
     text = work.prompt + (work.answer if sections else 0)
@@ -148,15 +183,11 @@ def fit(
         median_visual_tokens=middle[1],
         largest_tokens=largest[0] + text,
         largest_visual_tokens=largest[1],
-        rows=tuple(_rows(chooser, experiment, list(recipes.values()))),
+        rows=tuple(_rows(chooser, experiment, chosen)),
         recipes=tuple(dict.fromkeys(_in_words(recipe) for recipe in recipes.values())),
         why_lora=_why_lora(chooser, short) if falls_back else None,
     )  # fmt: skip
-
-    def recipe(training: Training) -> Recipe:
-        return recipes[training.model_dump_json()]
-
-    return Fit(plan, tuple(faults), recipe)
+    return Fit(plan, tuple(faults), recipes)
 
 
 # -- words ---------------------------------------------------------------------------------------------------------
@@ -167,9 +198,12 @@ def _name(method: Method) -> str:
     return f"{name}, checkpointing" if method.checkpointing else name
 
 
-def _rows(chooser: Chooser, experiment: Experiment, recipes: Sequence[Recipe]) -> list[PhaseRow]:
-    """Training in both ways, each with and without checkpointing; then scoring and writing."""
+def _rows(
+    chooser: Chooser, experiment: Experiment, chosen_recipes: Sequence[tuple[Recipe, Reinforce | None]]
+) -> list[PhaseRow]:
+    """Training in both ways, each with and without checkpointing; reinforcing; then scoring and writing."""
     rows = []
+    recipes = [recipe for recipe, reinforce in chosen_recipes if reinforce is None]
     chosen: dict[Method, int] = {}
     for recipe in recipes:
         chosen[_method(recipe)] = max(recipe.micro_batch_size, chosen.get(_method(recipe), 0))
@@ -181,6 +215,12 @@ def _rows(chooser: Chooser, experiment: Experiment, recipes: Sequence[Recipe]) -
         most = chooser.most(partial(chooser.training, method))
         peak = chooser.training(method, min(clips, len(chooser.work.train)))
         rows.append(_row(_name(method), clips, peak, most, method in chosen))
+    for recipe, reinforce in chosen_recipes:
+        if reinforce is not None:
+            method, groups = _method(recipe), min(groups_at_once(reinforce), len(chooser.work.train))
+            most = chooser.most(partial(chooser.reinforcing, reinforce, method))
+            peak = chooser.reinforcing(reinforce, method, groups)
+            rows.append(_row(f"reinforcing, {_name(method)}", groups, peak, most, True))
     evaluation = min(experiment.evaluation.batch_size, len(chooser.work.every))
     writing = min(experiment.rationales.batch_size, len(chooser.work.every))
     most = chooser.most(chooser.scoring)
@@ -219,6 +259,22 @@ def _why_lora(chooser: Chooser, short: Peak | None) -> str:
         f"{size(short.total)} at least, {size(max(0, chooser.device.budget))} are there. "
         "training.method=full forbids this. LoRA wants a higher learning rate: try training.learning_rate=1e-4"
     )
+
+
+def _stage_faults(chooser: Chooser, recipe: Recipe, reinforce: Reinforce | None) -> list[str]:
+    if reinforce is None:
+        return _training_faults(chooser, recipe)
+    peak = chooser.stage(_method(recipe), 1, reinforce)
+    if chooser.fits(peak):
+        return []
+    steps = ["fewer reinforce.samples, smaller reinforce.max_new_tokens or reinforce.rollout_batch_size"]
+    steps += ["training.method=lora"] if recipe.lora is None else []
+    return [
+        f"reinforcing does not fit the memory: {_name(_method(recipe))} with {reinforce.samples} answers of "
+        f"{reinforce.max_new_tokens} tokens, {groups_at_once(reinforce)} groups at once, needs {size(peak.total)}, "
+        f"{size(max(0, chooser.device.budget))} are there. Next: {', or '.join(steps)}, fewer frames "
+        "(sampling.max_frames), or a smaller model"
+    ]
 
 
 def _training_faults(chooser: Chooser, recipe: Recipe) -> list[str]:

@@ -6,16 +6,19 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rbft.errors import CheckpointError
 from rbft.experiment import Sampling, Stage
 from rbft.files import write_record
 from rbft.models.vlm import VLM, FrameSource
-from rbft.prompts import Describing, Prompts
-from rbft.recipe import SAME_RESULT, Recipe
+from rbft.prompts import Describing, Prompts, Reasoning
+from rbft.recipe import SAME_RESULT, Recipe, Reinforce
 from rbft.records import Checkpoint, Clip, Example, fingerprint
 from rbft.store import CARD, Card, RunStore, check_lineage, is_sealed, publish, read_card
 from rbft.training.examples import refuse_test_clips
+from rbft.training.reinforce import reinforce
+from rbft.training.rollouts import Grader, label_questions
 from rbft.training.supervised import train
 
 
@@ -34,17 +37,22 @@ class StageJob:
     length_normalisation: str
     clips: Mapping[str, Clip]
     frame_keys: Mapping[str, str]
-    describing: Describing | None = None
-    """How the child describes a clip before it is asked for the label; what it learns is in its examples."""
+    describing: Describing | Reasoning | None = None
+    """What the child says about a clip before its label is scored; what it learns is in its examples."""
+    reinforce: Reinforce | None = None
+    """How a reinforce stage samples and rewards."""
 
     @property
     def key(self) -> str:
         """Fingerprint of the inputs: the same key is the same child, however its batches were cut."""
         frames = [self.frame_keys[example.clip_id] for example in self.examples]
         recipe = self.recipe.model_dump(exclude=set(SAME_RESULT))
+        more: list[Any] = [self.describing] if self.stage.reasons else []
+        more += [] if self.reinforce is None else [self.reinforce.model_dump(exclude=set(SAME_RESULT))]
         return fingerprint(
             "stage", self.stage.kind, self.parent.fingerprint, list(self.examples), frames, recipe, self.steps,
             self.seed, self.prompts, list(self.prompts.labels), self.sampling.model_dump(), self.length_normalisation,
+            *more,
         )  # fmt: skip
 
 
@@ -76,16 +84,7 @@ def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_re
     if job.parent.stage != "base":
         check_lineage(read_card(store.checkpoint(job.parent.fingerprint)).checkpoint, job.parent)
     vlm = VLM.load(job.parent.path, for_training=True, allow_remote_code=allow_remote_code)
-    train(
-        vlm,
-        job.examples,
-        frames,
-        job.recipe,
-        steps=job.steps,
-        seed=job.seed,
-        work=work,
-        logs=store.logs(job.key),
-    )
+    _train(job, vlm, frames, work, store.logs(job.key))
     checkpoint = _child(job, str(folder))
     finished = folder.with_name(f".{job.key}.finished")
     shutil.rmtree(finished, ignore_errors=True)
@@ -101,6 +100,15 @@ def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_re
     publish(finished, folder)
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
+
+
+def _train(job: StageJob, vlm: VLM, frames: FrameSource, work: Path, logs: Path) -> None:
+    if job.reinforce is None:
+        train(vlm, job.examples, frames, job.recipe, steps=job.steps, seed=job.seed, work=work, logs=logs)
+        return
+    questions = label_questions(job.examples, list(job.prompts.labels))
+    grader = Grader.of(job.reinforce, job.prompts)
+    reinforce(vlm, questions, frames, job.recipe, grader, steps=job.steps, seed=job.seed, work=work, logs=logs)
 
 
 def _work(folder: Path) -> Path:

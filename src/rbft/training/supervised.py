@@ -65,7 +65,7 @@ def train(
         compile_layers(base)
     if recipe.lora is not None:
         vlm.model = with_adapters(vlm, recipe.lora)
-    args = _arguments(vlm, recipe, steps=steps, seed=seed, work=work)
+    args = trainer_arguments(vlm, recipe, steps=steps, seed=seed, work=work)
     writer = SummaryWriter(str(logs))
     trainer = AnswerTrainer(
         vlm=vlm,
@@ -75,13 +75,11 @@ def train(
         train_dataset=ExampleDataset(examples),
         data_collator=Collator(vlm, frames, packed=packed),
         lengths=example_lengths(vlm, examples, frames),
-        callbacks=[_SealSaves(), TensorBoardCallback(writer)],
+        callbacks=[SealSaves(), TensorBoardCallback(writer)],
     )
-    trainer.remove_callback(PrinterCallback)
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(_LossOnTheBar())
+    quiet(trainer)
     with packed_language(base) if packed else nullcontext():
-        trainer.train(resume_from_checkpoint=_newest_whole(work))
+        trainer.train(resume_from_checkpoint=newest_whole(work))
     writer.close()
     points = [
         LossPoint(step=entry["step"], loss=entry["loss"], learning_rate=entry["learning_rate"])
@@ -95,20 +93,15 @@ def train(
     return points
 
 
-class AnswerTrainer(Trainer):
-    """The Trainer, with three things of its own: parameter groups by module, logits for answer rows only, and
-    micro-batches of like length.
-    """
+class StageTrainer(Trainer):
+    """The Trainer of every stage: parameter groups by module, and saves that hold what is trained, no more."""
 
-    loss_is_scaled_for_ga = True
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *, vlm: VLM, recipe: Recipe, lengths: Sequence[int], **arguments: Any) -> None:
+    def __init__(self, *, vlm: VLM, recipe: Recipe, **arguments: Any) -> None:
         self._vlm = vlm
         self._recipe = recipe
-        self._lengths = lengths
         super().__init__(**arguments)
-        self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of a whole step
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over four groups: vision tower or the rest, each with and without weight decay."""
@@ -118,13 +111,6 @@ class AnswerTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """The Trainer's order, with examples of like length in a micro-batch where a step has several of several."""
-        batch, micro = self._recipe.batch_size, self._recipe.micro_batch_size
-        if not 1 < micro < batch:
-            return super()._get_train_sampler(train_dataset)
-        return LikeLengths(self._lengths, batch_size=batch, seed=self.args.data_seed)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Only what is trained, under the model's own names.
@@ -145,6 +131,24 @@ class AnswerTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
+
+
+class AnswerTrainer(StageTrainer):
+    """Supervised: logits for answer rows only, and micro-batches of like length."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *, lengths: Sequence[int], **arguments: Any) -> None:
+        self._lengths = lengths
+        super().__init__(**arguments)
+        self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of a whole step
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The Trainer's order, with examples of like length in a micro-batch where a step has several of several."""
+        batch, micro = self._recipe.batch_size, self._recipe.micro_batch_size
+        if not 1 < micro < batch:
+            return super()._get_train_sampler(train_dataset)
+        return LikeLengths(self._lengths, batch_size=batch, seed=self.args.data_seed)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -212,7 +216,8 @@ def _trained(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _arguments(vlm: VLM, recipe: Recipe, *, steps: int, seed: int, work: Path) -> TrainingArguments:
+def trainer_arguments(vlm: VLM, recipe: Recipe, *, steps: int, seed: int, work: Path) -> TrainingArguments:
+    """The Trainer's arguments of a stage."""
     on_gpu = vlm.device.type == "cuda"
     args = TrainingArguments(
         output_dir=str(work),
@@ -277,18 +282,27 @@ def with_adapters(vlm: VLM, lora: Lora) -> Any:
         return get_peft_model(vlm.model, config)
 
 
-class _SealSaves(TrainerCallback):
+class SealSaves(TrainerCallback):
     """Checksums for every checkpoint that the Trainer writes, so that a damaged one is never resumed from.
 
     None is written after the last step: the stage's child is, and optimizer states of a large model take minutes.
     """
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """No save after the last step."""
         if state.global_step >= state.max_steps:
             control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """Checksums for what was just saved."""
         seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def quiet(trainer: Trainer) -> None:
+    """The loss on the progress bar of a terminal, and no lines of the Trainer's own."""
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(_LossOnTheBar())
 
 
 class _LossOnTheBar(ProgressCallback):
@@ -299,6 +313,7 @@ class _LossOnTheBar(ProgressCallback):
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
 
 
-def _newest_whole(work: Path) -> str | None:
+def newest_whole(work: Path) -> str | None:
+    """The newest save of a stage that is whole, to go on from; None where there is none."""
     saves = sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
     return next((str(folder) for folder in saves if is_sealed(folder)), None)

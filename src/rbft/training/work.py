@@ -10,7 +10,9 @@ from rbft.experiment import Experiment
 from rbft.models.memory import Load
 from rbft.models.shape import ModelShape
 from rbft.prompts import Prompts
+from rbft.recipe import Reinforce
 from rbft.records import FramePlan, Manifest
+from rbft.thinking import Thought, render_thought
 
 
 class Counter(Protocol):
@@ -28,7 +30,8 @@ class Work:
     """What a run asks of a model: its clips as (patches, visual tokens, tokens with the text around frames), and text.
 
     `train` are the training clips, `every` all of them. `prompt` is the longest prompt, `answer` the longest answer
-    that is learnt, `labels` the tokens of each label, `written` those that the model may write.
+    that is learnt, `labels` the tokens of each label, `written` those that the model may write, `begun` its own
+    that may stand between a query and the labels.
     """
 
     train: Sequence[tuple[int, int, int]]
@@ -37,6 +40,7 @@ class Work:
     answer: int
     labels: Sequence[int]
     written: int
+    begun: int = 0
 
     def training(self, rows: int) -> Load:
         """The heaviest micro-batch of training."""
@@ -46,6 +50,20 @@ class Work:
     def asking(self, rows: int) -> Load:
         """The heaviest batch of questions."""
         return _heaviest(self.every, rows, self.prompt)
+
+    def scoring(self, rows: int) -> Load:
+        """The heaviest batch whose labels are scored."""
+        return _heaviest(self.every, rows, self.prompt + self.begun)
+
+    def updating(self, reinforce: Reinforce) -> Load:
+        """The heaviest clip with a whole group of answers behind it, all of them as long as they may be."""
+        answers = reinforce.samples * reinforce.max_new_tokens
+        load = _heaviest(self.train, 1, self.prompt + answers)
+        return replace(load, answer=answers + 1, tree=True)
+
+    def sampling(self, groups: int) -> Load:
+        """The heaviest clips that answers are sampled to."""
+        return _heaviest(self.train, groups, self.prompt)
 
 
 def _heaviest(clips: Sequence[tuple[int, int, int]], rows: int, text: int) -> Load:
@@ -72,7 +90,8 @@ def work_of(
     stages = [stage for arm in experiment.arms for stage in arm.stages]
     written = experiment.rationales.max_new_tokens
     labels = [counter.answer(label) for label in manifest.labels]
-    asked = [prompts.label(), prompts.rationale()]
+    reasoned = [experiment.stage_reinforce(stage).max_new_tokens for stage in stages if stage.reasons]
+    asked = [prompts.label(), prompts.rationale(), *([prompts.reasoned()] if reasoned else [])]
     if any(stage.hint is not None for stage in stages):
         asked += [prompts.hinted_rationale(label) for label in manifest.labels]
     prompt = max(counter.prompt(text) for text in asked)
@@ -86,6 +105,8 @@ def work_of(
         longest = max((counter.answer(text) for text in human), default=0)
         mixed = any(stage.learns_rationales and stage.self_share < 1 for stage in stages)
         label = max(counter.answer(f"Label: {label}\n") for label in manifest.labels)
+        if any(stage.kind == "cot" for stage in stages):
+            label = max(label, *(counter.answer(render_thought(Thought("", label))) for label in manifest.labels))
         answer = max(answer, max(written, longest if mixed else 0) + label)
     return Work(
         train=[sizes(clip.clip_id) for clip in manifest.of("train")],
@@ -93,5 +114,6 @@ def work_of(
         prompt=prompt,
         answer=answer,
         labels=labels,
-        written=written,
+        written=max([written, *reasoned]),
+        begun=max(reasoned, default=0),
     )

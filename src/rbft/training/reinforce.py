@@ -1,0 +1,318 @@
+"""A reinforce stage: group relative policy optimisation (GRPO) of answers to questions about clips.
+
+As VideoRFT does it (arXiv 2505.12434): a group of sampled answers to each question, advantages within the group, the k3
+estimate of the divergence from the parent, one update for each batch (so clipping has nothing to clip). A clip is read
+once to sample a group, once by the policy and once by the reference; all three get the same tensors.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from torch.utils.tensorboard import SummaryWriter
+from transformers.integrations import TensorBoardCallback
+
+from rbft.errors import RbftError
+from rbft.files import JsonlAppender, read_jsonl, write_jsonl
+from rbft.models.rollout import Sampled, draws_of, sample_groups
+from rbft.models.score import GroupLogProbs, score_group
+from rbft.models.vlm import VLM, Encoded, FrameSource
+from rbft.recipe import Recipe
+from rbft.records import Question, ReinforcePoint, RolloutRecord
+from rbft.rewards import ungradable
+from rbft.training.rollouts import Grader, Written, step_measures
+from rbft.training.supervised import (
+    SealSaves,
+    StageTrainer,
+    newest_whole,
+    quiet,
+    trainer_arguments,
+    with_adapters,
+)
+
+ROLLOUTS, POINTS = "rollouts.jsonl", "reinforce.jsonl"
+
+
+# -- the loss ------------------------------------------------------------------------------------------------------
+
+
+def k3(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
+    """Schulman's k3 of each token, q/p - 1 - log(q/p) with policy p and reference q: at least 0, KL in expectation."""
+    difference = ref_logps - logps
+    return difference.exp() - difference - 1
+
+
+def grpo_loss(
+    logps: torch.Tensor,
+    ref_logps: torch.Tensor | None,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    beta: float,
+) -> torch.Tensor:
+    """Mean over answers of the mean over their tokens of -(p / p_old · advantage - beta · k3).
+
+    logps, ref_logps (None: no reference), mask [N, A] with 1 at an answer's tokens; advantages [N]. The old policy is
+    the one that is updated, so p / p_old is 1 and has the gradient of log p. An answer without tokens counts as 0.
+    """
+    ratio = (logps - logps.detach()).exp()
+    per_token = -ratio * advantages[:, None]
+    if ref_logps is not None:
+        per_token = per_token + beta * k3(logps, ref_logps)
+    return ((per_token * mask).sum(-1) / mask.sum(-1).clamp(min=1)).mean()
+
+
+# -- training ------------------------------------------------------------------------------------------------------
+
+
+def reinforce(
+    vlm: VLM,
+    questions: Sequence[Question],
+    frames: FrameSource,
+    recipe: Recipe,
+    grader: Grader,
+    *,
+    steps: int,
+    seed: int,
+    work: Path,
+    logs: Path,
+) -> list[ReinforcePoint]:
+    """Train `vlm` in place for `steps` optimizer steps; continue from the newest whole checkpoint in `work`.
+
+    Writes TensorBoard files, `rollouts.jsonl` (every sampled answer) and `reinforce.jsonl` (every step) to `logs`.
+    Raises RbftError where a question's own answer earns nothing, where too few rewards can be computed, or where the
+    loss is not a number.
+    """
+    if faults := ungradable(questions):
+        raise RbftError("\n".join(faults))
+    settings = grader.settings
+    reference = None
+    if settings.beta > 0 and recipe.lora is None:
+        reference = _frozen(vlm)
+    if recipe.lora is not None:
+        vlm.model = with_adapters(vlm, recipe.lora.model_copy(update={"dropout": 0.0}))
+    resumed = newest_whole(work)
+    _forget_after(logs / ROLLOUTS, 0 if resumed is None else int(resumed.rpartition("-")[2]))
+    whole_steps = recipe.model_copy(update={"micro_batch_size": recipe.batch_size})
+    writer = SummaryWriter(str(logs))
+    trainer = ReinforceTrainer(
+        vlm=vlm,
+        recipe=recipe,
+        questions=questions,
+        frames=frames,
+        grader=grader,
+        reference=reference,
+        rollouts=logs / ROLLOUTS,
+        model=vlm.model,
+        args=trainer_arguments(vlm, whole_steps, steps=steps, seed=seed, work=work),
+        train_dataset=_Numbers(len(questions)),
+        data_collator=lambda numbers: {"numbers": torch.tensor(numbers)},
+        callbacks=[SealSaves(), TensorBoardCallback(writer)],
+    )
+    quiet(trainer)
+    trainer.train(resume_from_checkpoint=resumed)
+    writer.close()
+    points = _points(trainer.state.log_history, settings.rewards.terms)
+    write_jsonl(logs / POINTS, points)
+    if recipe.lora is not None:
+        vlm.model = vlm.model.merge_and_unload()
+    vlm.model.eval()
+    return points
+
+
+@dataclass(frozen=True)
+class Group:
+    """One question about a clip with the answers that a step sampled, and what they earned."""
+
+    clip: Encoded
+    answers: Sequence[Sampled]
+    records: Sequence[RolloutRecord]
+
+    @property
+    def learnt(self) -> list[tuple[torch.Tensor, float]]:
+        """Tokens and advantage of the answers that are learnt from."""
+        pairs = zip(self.answers, self.records, strict=True)
+        return [(a.tokens, r.advantage) for a, r in pairs if r.advantage is not None]
+
+
+class ReinforceTrainer(StageTrainer):
+    """The Trainer whose step samples answers, rewards them, and learns from how they compare."""
+
+    def __init__(
+        self,
+        *,
+        questions: Sequence[Question],
+        frames: FrameSource,
+        grader: Grader,
+        reference: VLM | None,
+        rollouts: Path,
+        **arguments: Any,
+    ) -> None:
+        self._questions = questions
+        self._frames = frames
+        self._grader = grader
+        self._reference = reference
+        self._rollouts = rollouts
+        self._measured: dict[str, float] = {}
+        super().__init__(**arguments)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Sample, reward, record; then the gradients, group by group. Returns the loss of the step."""
+        step = self.state.global_step + 1
+        groups = self._sampled(inputs["numbers"].tolist(), step)
+        self._check_scored(groups, step)
+        with JsonlAppender(self._rollouts) as file:
+            file.append(record for group in groups for record in group.records)
+        self._measured = step_measures([group.records for group in groups], self._grader.settings.rewards.terms)
+        model.train()
+        tally = _Tally()
+        losses = [self._learn(group, len(groups), tally) for group in groups]
+        self._measured |= tally.means()
+        return torch.stack(losses).sum()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's, with what the step's answers earned."""
+        super().log(logs | self._measured if "loss" in logs else logs, start_time)
+
+    def _sampled(self, numbers: Sequence[int], step: int) -> list[Group]:
+        """Groups of answers, whole groups at once; each drawn by numbers of its own, so that cuts change nothing."""
+        settings = self._grader.settings
+        at_once = max(1, settings.rollout_batch_size // settings.samples)
+        groups: list[Group] = []
+        self._vlm.model.eval()
+        for start in range(0, len(numbers), at_once):
+            part = numbers[start : start + at_once]
+            asked = [self._questions[number] for number in part]
+            clips = [
+                self._vlm.encode(self._frames.read(q.clip_id), self._frames.plan(q.clip_id), q.text) for q in asked
+            ]
+            draws = [draws_of((self.args.seed, step, n), settings.samples, settings.max_new_tokens) for n in part]
+            with self.accelerator.autocast():
+                made = sample_groups(
+                    self._vlm, clips, draws, temperature=settings.temperature, top_p=settings.top_p
+                )  # fmt: skip
+            groups += [self._graded(*one, step) for one in zip(asked, clips, made, strict=True)]
+        return groups
+
+    def _graded(self, question: Question, clip: Encoded, answers: Sequence[Sampled], step: int) -> Group:
+        written = [Written(self._vlm.text_of(a.tokens.tolist()), a.finished, len(a.tokens)) for a in answers]
+        return Group(clip, answers, self._grader.group(question, written, step))
+
+    def _check_scored(self, groups: Sequence[Group], step: int) -> None:
+        records = [record for group in groups for record in group.records]
+        unscored = [record for record in records if record.reward is None]
+        most = self._grader.settings.most_unscored
+        if len(unscored) > most * len(records):
+            missing = sorted({term for r in unscored for term, value in r.rewards.items() if value is None})
+            raise RbftError(
+                f"step {step}: {len(unscored)} of {len(records)} answers have no reward, because {', '.join(missing)} "
+                f"cannot be computed, for example of clip {unscored[0].clip_id}; reinforce.most_unscored allows "
+                f"{most:g}. Mend these clips, or leave the term out"
+            )
+
+    def _learn(self, group: Group, num_groups: int, tally: _Tally) -> torch.Tensor:
+        """Add the gradients of one group to those of the step; its share of the step's loss."""
+        settings, learnt = self._grader.settings, group.learnt
+        if not learnt or (settings.beta == 0 and not any(advantage for _, advantage in learnt)):
+            return torch.zeros((), device=self.args.device)
+        answers = [tokens for tokens, _ in learnt]
+        with self.accelerator.autocast():
+            reference = self._reference_of(group.clip, answers)
+            policy = score_group(self._vlm, group.clip, answers, temperature=settings.temperature)
+        advantages = torch.tensor([a for _, a in learnt], device=policy.mask.device)
+        kept = None if reference is None else reference.log_probabilities
+        loss = grpo_loss(policy.log_probabilities, kept, advantages, policy.mask, settings.beta)
+        loss = loss * len(learnt) / len(group.answers) / num_groups
+        if not torch.isfinite(loss):
+            raise RbftError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was saved after it. "
+                "Lower reinforce.learning_rate, or look at the clips of this stage"
+            )
+        tally.add(policy, kept)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _reference_of(self, clip: Encoded, answers: Sequence[torch.Tensor]) -> GroupLogProbs | None:
+        """The same of the stage's parent: the frozen copy, or the model with its adapters switched off."""
+        settings = self._grader.settings
+        if settings.beta == 0:
+            return None
+        off: AbstractContextManager[Any] = nullcontext()
+        if self._reference is None:
+            off = self._vlm.model.disable_adapter()
+        with off:
+            return score_group(self._reference or self._vlm, clip, answers, temperature=settings.temperature)
+
+
+class _Numbers(Dataset[int]):
+    """The numbers of the questions: the Trainer's batches hold nothing else."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class _Tally:
+    """Sums over the tokens that a step learns from."""
+
+    def __init__(self) -> None:
+        self._tokens = self._entropy = 0.0
+        self._kl: float | None = None
+
+    def add(self, policy: GroupLogProbs, ref_logps: torch.Tensor | None) -> None:
+        """One group's tokens."""
+        self._tokens += float(policy.mask.sum())
+        self._entropy += float(policy.entropy.sum())
+        if ref_logps is not None:
+            divergence = k3(policy.log_probabilities.detach(), ref_logps) * policy.mask
+            self._kl = (self._kl or 0.0) + float(divergence.sum())
+
+    def means(self) -> dict[str, float]:
+        """Means over tokens; empty where nothing was learnt from."""
+        if not self._tokens:
+            return {}
+        kl = {} if self._kl is None else {"kl": self._kl / self._tokens}
+        return {"entropy": self._entropy / self._tokens, **kl}
+
+
+def _frozen(vlm: VLM) -> VLM:
+    """A copy of the model as it is now, without gradients."""
+    model = copy.deepcopy(vlm.model).eval().requires_grad_(False)
+    return VLM(model, vlm.processor, vlm.source)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Leave out of a file of rollouts what came after the step that is continued from: it is sampled again."""
+    if path.exists():
+        write_jsonl(path, [record for record in read_jsonl(path, RolloutRecord) if record.step <= step])
+
+
+def _points(history: Sequence[dict[str, Any]], terms: Sequence[str]) -> list[ReinforcePoint]:
+    return [
+        ReinforcePoint(
+            step=entry["step"],
+            loss=entry["loss"],
+            learning_rate=entry["learning_rate"],
+            rewards={term: entry.get(f"rewards/{term}") for term in terms},
+            **{name: entry.get(name) for name in _MEASURED},
+        )
+        for entry in history
+        if "loss" in entry
+    ]
+
+
+_MEASURED = ("reward", "spread", "without_signal", "cut_off", "unscored", "num_tokens", "kl", "entropy")
