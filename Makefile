@@ -27,7 +27,7 @@ lint: $(READY)  ## style, types, who may import whom
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## speed, as ratios against named alternatives in one run, into docs/performance.md
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
 evidence: $(READY)  ## the paper's tables on the embedded model, into docs/evidence.md; continues where it stopped
