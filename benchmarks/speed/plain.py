@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.video_utils import VideoMetadata
@@ -15,19 +14,7 @@ from transformers.video_utils import VideoMetadata
 from rbft.experiment import Recipe
 from rbft.models.vlm import VLM, FrameSource
 from rbft.records import Example
-
-
-class Rows(Dataset[Example]):
-    """Examples as the Trainer wants them."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self._examples = examples
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._examples[index]
+from rbft.training.batches import ExampleDataset
 
 
 class PlainCollator:
@@ -78,7 +65,7 @@ def train_plainly(
     )  # fmt: skip
     vlm.model.train()
     trainer = Trainer(
-        model=vlm.model, args=args, train_dataset=Rows(examples), data_collator=PlainCollator(vlm, frames)
+        model=vlm.model, args=args, train_dataset=ExampleDataset(examples), data_collator=PlainCollator(vlm, frames)
     )
     trainer.model_accepts_loss_kwargs = (
         True  # else accumulated micro-batches count alike, however many tokens they have

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,21 @@ from benchmarks.speed.peers import (
 )
 
 from rbft.clips.manifest import Row
+
+Ask = Callable[[str, Path, Sequence[Row], str, int], list[str]]
+"""Name of the step, model, clips, prompt, most tokens: what the model writes about each clip."""
+Learn = Callable[[str, Path, str, Sequence[str]], Path]
+"""Name of the step, model, prompt, an answer for each training clip: the trained model."""
+
+
+def four_steps(job: Job, ask: Ask, learn: Learn) -> tuple[list[str], list[str]]:
+    """Rationales, stage I, stage II, labels: what was written about the training clips, and about the test clips."""
+    rationale, label = job.prompts.rationale(), job.prompts.label()
+    texts = ask("rationales", job.checkpoint, job.train, rationale, job.experiment.rationales.max_new_tokens)
+    first = learn("stage-1", job.checkpoint, rationale, texts)
+    second = learn("stage-2", first, label, [str(row.label) for row in job.train])
+    return texts, ask("labels", second, job.test, label, job.label_tokens)
+
 
 # -- ms-swift ------------------------------------------------------------------------------------------------------
 
@@ -51,12 +67,9 @@ class Swift:
     def do(self, job: Job, folder: Path, shell: Shell) -> Done:
         """Rationales, stage I, stage II, labels."""
         write_text(folder / "tokens.py", plugin(job.checkpoint))
-        rationale, label = job.prompts.rationale(), job.prompts.label()
-        tokens = job.experiment.rationales.max_new_tokens
-        texts = self._ask(job, folder, shell, "rationales", job.checkpoint, job.train, rationale, tokens)
-        first = self._learn(job, folder, shell, "stage-1", job.checkpoint, rationale, texts)
-        second = self._learn(job, folder, shell, "stage-2", first, label, [str(row.label) for row in job.train])
-        answers = self._ask(job, folder, shell, "labels", second, job.test, label, job.label_tokens)
+        texts, answers = four_steps(
+            job, partial(self._ask, job, folder, shell), partial(self._learn, job, folder, shell)
+        )
         return Done(tuple(texts), tuple(answers), self._step_ms(folder / "stage-2"))
 
     def _ask(
@@ -194,12 +207,9 @@ class LlamaFactory:
 
     def do(self, job: Job, folder: Path, shell: Shell) -> Done:
         """Rationales, stage I, stage II, labels."""
-        rationale, label = job.prompts.rationale(), job.prompts.label()
-        tokens = job.experiment.rationales.max_new_tokens
-        texts = self._ask(job, folder, shell, "rationales", job.checkpoint, job.train, rationale, tokens)
-        first = self._learn(job, folder, shell, "stage-1", job.checkpoint, rationale, texts)
-        second = self._learn(job, folder, shell, "stage-2", first, label, [str(row.label) for row in job.train])
-        answers = self._ask(job, folder, shell, "labels", second, job.test, label, job.label_tokens)
+        texts, answers = four_steps(
+            job, partial(self._ask, job, folder, shell), partial(self._learn, job, folder, shell)
+        )
         results = json.loads((folder / "stage-2" / "train_results.json").read_text(encoding="utf-8"))
         state = json.loads((folder / "stage-2" / "trainer_state.json").read_text(encoding="utf-8"))
         return Done(tuple(texts), tuple(answers), 1_000 * results["train_runtime"] / state["global_step"])

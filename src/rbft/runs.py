@@ -145,20 +145,46 @@ def prepare(
     fitted = _fit(experiment, manifest, frames.plan, prompts, source, lora=_began_with_lora(store, source))
     if not finished and not _reported(store, experiment):
         fitted.refuse()
-    left_out = [Bad(left.path, left.reason, left.detail) for left in manifest.left_out]
-    for line in by_reason(left_out, f"{store.root / 'manifest.json'} lists every clip"):
-        reporter.say(f"left out: {line}")
-    if left_out:
-        reporter.say(f"left out: {len(left_out):,} of {len(listing.rows):,} clips ({counted(left_out)})")
-    for note in manifest.notes:
-        reporter.say(f"note: {note}")
-    for line in fitted.plan.lines():
-        reporter.say(line)
+    _tell(manifest, len(listing.rows), fitted, store, reporter)
     if not finished:
         write_record(store.root / MEMORY, fitted.plan)
     write_text(store.root / "experiment.json", experiment.model_dump_json(indent=2) + "\n")
     write_record(store.root / "manifest.json", manifest)
-    base = Checkpoint(
+    session = Session(
+        experiment=experiment,
+        store=store,
+        reporter=reporter,
+        manifest=manifest,
+        frames=frames,
+        frame_keys={i.row.clip_id: i.key for i in inspections if i.key is not None},
+        probes={i.row.clip_id: i.probe for i in inspections if i.probe is not None},
+        prompts=prompts,
+        thresholds=found.thresholds,
+        base=_base(experiment, source, prompts),
+        fit=fitted,
+        clips={clip.clip_id: clip for clip in manifest.clips},
+    )
+    if found.general is not None:
+        session.general = general_session(session, found.general, cache, found.grid)
+    return session
+
+
+def _tell(manifest: Manifest, num_listed: int, fitted: Fit, store: RunStore, reporter: Reporter) -> None:
+    """Say which clips are left out, what was noticed, and the memory that is expected."""
+    left_out = [Bad(left.path, left.reason, left.detail) for left in manifest.left_out]
+    for line in by_reason(left_out, f"{store.root / 'manifest.json'} lists every clip"):
+        reporter.say(f"left out: {line}")
+    if left_out:
+        reporter.say(f"left out: {len(left_out):,} of {num_listed:,} clips ({counted(left_out)})")
+    for note in manifest.notes:
+        reporter.say(f"note: {note}")
+    for line in fitted.plan.lines():
+        reporter.say(line)
+
+
+def _base(experiment: Experiment, source: Source, prompts: Prompts) -> Checkpoint:
+    """The model that every arm begins with."""
+    return Checkpoint(
         fingerprint=source.fingerprint(),
         path=str(source.folder) if experiment.model != "embedded" else experiment.model,
         stage="base",
@@ -171,23 +197,6 @@ def prepare(
         seed=0,
         num_steps=0,
     )
-    session = Session(
-        experiment=experiment,
-        store=store,
-        reporter=reporter,
-        manifest=manifest,
-        frames=frames,
-        frame_keys={i.row.clip_id: i.key for i in inspections if i.key is not None},
-        probes={i.row.clip_id: i.probe for i in inspections if i.probe is not None},
-        prompts=prompts,
-        thresholds=found.thresholds,
-        base=base,
-        fit=fitted,
-        clips={clip.clip_id: clip for clip in manifest.clips},
-    )
-    if found.general is not None:
-        session.general = general_session(session, found.general, cache, found.grid)
-    return session
 
 
 def _began_with_lora(store: RunStore, source: Source) -> bool | None:
