@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from rbft.errors import ExperimentError
 from rbft.files import read_yaml
-from rbft.records import RationaleFormat, Record
+from rbft.records import QuestionKind, RationaleFormat, Record
 
 BUILT_IN = ("default", "brief")
 DIMENSIONS = ("subjects", "attributes", "actions", "scenes")
@@ -21,8 +21,8 @@ DIMENSIONS = ("subjects", "attributes", "actions", "scenes")
 class PromptTemplates(Record):
     """One file of templates. `dimensions` holds, per dimension, words of which a rationale on the template has one.
 
-    `plain`, `hint`, `described` and `reasoned` are asked by some arms alone, so they are no part of the templates'
-    fingerprint: what they ask stands in the fingerprints of the texts and examples that come of it.
+    `plain`, `hint`, `described`, `reasoned` and those of questions are asked by some arms alone, so they are no part of
+    the templates' fingerprint: what they ask stands in the fingerprints of the texts and examples that come of it.
     """
 
     schema_version: Literal[1]
@@ -36,6 +36,10 @@ class PromptTemplates(Record):
     hint: str | None = Field(None, exclude=True)
     described: str | None = Field(None, exclude=True)
     reasoned: str | None = Field(None, exclude=True)
+    question: str | None = Field(None, exclude=True)
+    option: str | None = Field(None, exclude=True)
+    forms: dict[QuestionKind, str] = Field(default_factory=dict, exclude=True)
+    """By kind of question, in which form its answer is wanted; a kind that is not there has no such sentence."""
 
 
 class Prompts(Record):
@@ -168,6 +172,8 @@ _FIELDS: dict[str, set[str]] = {
     "hint": {"prompt", "label"},
     "described": {"rationale", "query"},
     "reasoned": {"labels"},
+    "question": {"problem", "options", "form"},
+    "option": {"letter", "text"},
 }
 
 

@@ -205,6 +205,8 @@ class Question(Record):
     options: tuple[str, ...] = ()
     """Of a label the label set, of a multiple choice the choices in order (`A. a dog` or `a dog`); else empty."""
     answer: str
+    category: tuple[str, ...] = ()
+    """Kinds of question as its benchmark names them, for the report."""
 
 
 class RolloutRecord(Record):
