@@ -160,7 +160,7 @@ def test_signs_that_a_compatibility_form_brings_tell_labels_apart(
     assert read_label(text, labels) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.text(min_size=1, max_size=12).filter(lambda s: s == s.strip()), min_size=1, max_size=5, unique=True))
 def test_every_label_reads_as_itself(labels: list[str]) -> None:
     assert [read_label(f" {label}\n", labels) for label in labels] == labels
@@ -170,7 +170,7 @@ WORDS = st.text(st.characters(categories=["Ll", "Lu", "Lo", "Nd"]), min_size=1, 
 DECORATIONS = ["{}.", "**{}**", '"{}"', "Label: {}", "<answer>{}</answer>", "Answer: **{}**\n", "{}<|im_end|>"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @example(["L", "Ŀ"], "{}.")
 @given(
     st.lists(WORDS, min_size=2, max_size=4, unique_by=lambda w: unicodedata.normalize("NFKC", w).casefold()),
@@ -188,7 +188,7 @@ def test_decoration_never_changes_which_label_is_read(labels: list[str], decorat
 PROMPTS = load_prompts("default", persona="guard", labels=DEFINED)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=200), st.sampled_from(LABELS), st.sampled_from(["P+C+R", "P+R+C"]))
 def test_parsing_inverts_rendering(text: str, label: str, order: str) -> None:
     rendered = PROMPTS.rationale_answer(text, label, order)  # type: ignore[arg-type]

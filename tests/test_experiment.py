@@ -444,7 +444,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*Experiment.model_fields, "other"]), VALUES, max_size=6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_document_is_an_experiment_or_faults_in_words(document: dict[str, Any]) -> None:
     try:
         experiment = make_experiment(SMALLEST | document)

@@ -192,7 +192,7 @@ def test_everything_that_is_asked_is_in_the_fingerprint() -> None:
 
 
 @given(labels=LABELS.filter(accepted), text=st.text(max_size=80), data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_stage_one_learns_to_say_reads_back(labels: list[str], text: str, data: st.DataObject) -> None:
     prompts = load_prompts("brief", persona="p", labels=dict.fromkeys(labels, ""))
     label = data.draw(st.sampled_from(labels))

@@ -190,7 +190,7 @@ def test_formulas_are_written_as_text(tmp_path: Path) -> None:
 VALUES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from("=+-@'\"") | VALUES, st.tuples(VALUES, VALUES | st.none()), min_size=1))
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, answers: dict[str, tuple[str, str | None]]

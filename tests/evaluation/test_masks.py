@@ -180,7 +180,7 @@ def test_without_room_a_patch_touches_as_little_as_it_can_and_says_so() -> None:
     assert touched_share(patches, objects, 10, 10) == pytest.approx(60 / 80)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     boxes=st.lists(
         st.lists(st.tuples(*[st.floats(0, 1)] * 4) | st.none(), min_size=2, max_size=2), min_size=1, max_size=4

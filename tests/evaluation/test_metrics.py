@@ -51,7 +51,7 @@ def test_a_label_without_a_test_clip_has_no_f1_and_stays_out_of_the_mean() -> No
     assert metrics.macro_f1(f1) == pytest.approx(5 / 6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 3)), min_size=1, max_size=60))
 def test_scores_agree_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     truth, predicted = np.array([t for t, _ in pairs]), np.array([p for _, p in pairs])
@@ -167,7 +167,7 @@ def test_a_published_row_that_no_counts_give_has_no_matrix() -> None:
     assert metrics.confusion_from_rates([68, 128], 70.12, [38.02, 78.95]) == []  # UniFormerV2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=3, max_size=3))
 def test_three_labels_printed_and_solved_hold_the_matrix(table: list[list[int]]) -> None:
     totals = [sum(row) for row in table]

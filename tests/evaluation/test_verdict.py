@@ -52,14 +52,14 @@ def outcomes(right: np.ndarray) -> Answers:
 # -- the exact tests -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 10))
 def test_one_seed_is_exact_mcnemar(only_a: int, only_b: int, same: int) -> None:
     differences = np.array([[1] * only_b + [-1] * only_a + [0] * (same + 1)])
     assert significance.sign_flip(differences) == pytest.approx(mcnemar(only_a, only_b))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(-1, 1), min_size=3, max_size=3), min_size=1, max_size=9))
 def test_sign_flip_is_the_share_of_all_flips_that_reach_as_far(clips: list[list[int]]) -> None:
     differences = np.array(clips).T
