@@ -105,7 +105,7 @@ def test_interrupted_it_continues(asked: Path, yard: Path, tmp_path: Path) -> No
 def test_table_and_json(asked: Path, yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(yard, asked) == 0
     shown = capsys.readouterr().out
-    for name in ("all", "mean of categories", "multiple choice", "regression (MRA)", "subject", "unreadable"):
+    for name in ("all", "over categories", "multiple choice", "regression (MRA)", "subject", "unreadable"):
         assert name in shown
     assert ask(yard, asked, "--json") == 0
     assert AskReport.model_validate_json(capsys.readouterr().out) == report_in(asked)
@@ -150,7 +150,7 @@ def checkpoint(folder: Path, **fields: Any) -> Path:
     """The embedded model as a checkpoint of a run."""
     VLM.load("embedded").save(folder)
     prompts = load_prompts("brief", persona="x", labels={"a": ""})
-    base = {name: "" for name in ("path", "data_fingerprint", "prompts_fingerprint", "config_fingerprint")}
+    base = dict.fromkeys(("path", "data_fingerprint", "prompts_fingerprint", "config_fingerprint"), "")
     told = {"fingerprint": "abc", "stage": "cot", "base": "embedded", "parent": None, "seed": 0, "num_steps": 1}
     trained = fields.pop("train_clip_sha256", ())
     sampling = {"fps": 2.0, "min_pixels": 7056, "max_pixels": 7056, "max_frames": 8}
@@ -230,13 +230,13 @@ def test_all_faults_in_one_message(yard: Path, tmp_path: Path) -> None:
         *[f"bad.jsonl:6: fields: {name}: field required" for name in ("question_id", "path", "kind", "text", "answer")],
         "bad.jsonl:7: fields: path: string should have at least 1 character",
         "bad.jsonl:5: twice: question_id '2' stands in bad.jsonl:2 too; give each its own",
-        "question '1': the answer 'a fox' cannot be graded; a multiple choice answer is exactly one of the options, which "
-        "are 'a dog', 'a cat'",
+        "question '1': the answer 'a fox' cannot be graded; a multiple choice answer is exactly one of the options, "
+        "which are 'a dog', 'a cat'",
         "question '4': the answer 'many' cannot be graded; a regression answer is one plain number, like 3, 1,234.5 or "
         "50%",
         f"question '3': {rows[2].path} lies outside {yard}",
-        f"1 of 4 questions have no video in {yard}: none.mp4. Put them there, name their folder with --videos, or leave "
-        "these questions out with --leave-out-missing",
+        f"1 of 4 questions have no video in {yard}: none.mp4. Put them there, name their folder with --videos, or "
+        "leave these questions out with --leave-out-missing",
     ]
 
 

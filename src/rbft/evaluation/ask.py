@@ -315,7 +315,7 @@ def render_asked(report: AskReport, console: Console) -> None:
     table.add_row("all", *_cells(summed.overall))
     if summed.over_categories is not None:
         mean = summed.over_categories
-        table.add_row("mean of categories", "", "", _percent(mean.mean), _range(mean.low, mean.high), "", "")
+        table.add_row("over categories", "", "", _percent(mean.mean), _range(mean.low, mean.high), "", "")
     for kind, score in summed.kinds.items():
         table.add_row(f"{kind} (MRA)" if kind == "regression" else kind, *_cells(score))
     for number, (name, score) in enumerate(summed.categories.items()):
