@@ -291,8 +291,8 @@ def test_videos_are_never_guessed(bench: Path) -> None:
     (bench / "videos" / "old" / "arkitscenes").mkdir(parents=True)
     (bench / "videos" / "old" / "arkitscenes" / "2.mkv").write_bytes(b"")
     assert fault("vsi-bench", bench / "test.jsonl", videos=bench / "videos", leave_out_missing=True) == (
-        "arkitscenes/2.mp4 may be each of old/arkitscenes/2.mkv, vsi/arkitscenes/2.webm; keep one, or name a folder that "
-        "holds one"
+        "arkitscenes/2.mp4 may be each of old/arkitscenes/2.mkv, vsi/arkitscenes/2.webm; keep one, or name a folder "
+        "that holds one"
     )
     (bench / "videos" / "old" / "arkitscenes" / "2.mp4").write_bytes(b"")
     found = import_questions("vsi-bench", [bench / "test.jsonl"], videos=bench / "videos", leave_out_missing=True)

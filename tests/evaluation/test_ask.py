@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from commands import command
+from rbft.clips.frames import frame_count
 from rbft.clips.questions import QuestionRow, read_questions, write_questions
 from rbft.clips.videorft import row_of, write_videorft
 from rbft.evaluation.ask import SAMPLING, Choices, respondent_of
@@ -193,6 +194,8 @@ def test_a_base_model_is_asked_as_in_the_paper_unless_told_otherwise() -> None:
     told = respondent_of("owner/name", Choices(frames=2, fps=1.0, max_pixels=50_000, max_new_tokens=7, prompts="brief"))
     assert (told.sampling.max_frames, told.sampling.min_frames, told.sampling.fps) == (2, 2, 1.0)
     assert (told.sampling.max_pixels, told.sampling.min_pixels) == (50_000, 50_000)
+    odd = respondent_of("owner/name", Choices(frames=3)).sampling
+    assert frame_count(10.0, 300, odd) == frame_count(0.1, 3, odd) == 2, "at most three, in whole temporal patches"
     assert (told.max_new_tokens, told.prompts.templates.name) == (7, "brief")
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +22,7 @@ from rbft.clips.grouped import Bad, by_reason, first_of
 from rbft.clips.ingest import Inspection, clip_frames, inspect_clips
 from rbft.clips.manifest import Listing, show
 from rbft.clips.questions import QuestionRow, find_videos, read_questions
-from rbft.errors import ExperimentError, ManifestError, UserError
+from rbft.errors import ManifestError, UserError
 from rbft.evaluation.questions import answer_questions, answers_key, summary
 from rbft.experiment import ClipLimits, Sampling
 from rbft.files import held, read_record, write_record
@@ -238,19 +237,11 @@ def _of_base(model: str, choices: Choices) -> Respondent:
 
 
 def _changed(sampling: Sampling, changes: dict[str, Any]) -> Sampling:
-    """The sampling with a user's changes; smallest values that stand against them give way."""
+    """The sampling with a user's changes; the smallest number of frames and of pixels give way to them."""
     given = sampling.model_dump() | changes
-    given["min_frames"] = min(given["min_frames"], given["max_frames"])
+    given["min_frames"] = min(given["min_frames"], given["max_frames"] // 2 * 2)
     given["min_pixels"] = min(given["min_pixels"], given["max_pixels"])
-    try:
-        return Sampling.model_validate(given)
-    except ValidationError as error:
-        names = {"fps": "--fps", "max_frames": "--frames", "max_pixels": "--pixels"}
-        faults = [
-            f"{names.get(str(e['loc'][0]), e['loc'][0])} {e['input']}: {e['msg'][0].lower()}{e['msg'][1:]}"
-            for e in error.errors()
-        ]
-        raise ExperimentError(faults) from None
+    return Sampling.model_validate(given)
 
 
 def _refuse_bad_clips(inspections: Sequence[Inspection], file: Path) -> None:
