@@ -286,7 +286,7 @@ def ask(
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer (default: 1024).", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 8,
     leave_out_missing: Annotated[
-        bool, typer.Option("--leave-out-missing", help="Leave out questions whose video is missing.")
+        bool, typer.Option("--leave-out-missing", help="Leave out questions whose video is missing or unreadable.")
     ] = False,
     as_json: JSON = False,
 ) -> None:

@@ -95,8 +95,6 @@ def ask(
     out = out or Path("runs") / f"{file.stem}-{Path(model).name}"
     respondent, rows, listing, left_out = _look_up(model, file, videos or file.parent, out, choices)
     with held(out):
-        if left_out:
-            reporter.say(_left_out_note(left_out, len(rows) + len(left_out)))
         source = resolve(respondent.path)
         cache = FrameCache(out.parent / "cache" / "frames")
         with reporter.counted("Reading clips", len(listing.rows)) as advance:
@@ -108,7 +106,10 @@ def ask(
                 cache=cache,
                 progress=advance,
             )
-        _refuse_bad_clips(inspections, file)
+        rows, unread = _with_clips(rows, inspections, choices, reporter)
+        left_out += unread
+        if left_out:
+            reporter.say(f"left out: {len(left_out):,} of {len(rows) + len(left_out):,} questions; {ASKING} names them")
         asking = _asking(respondent, file, rows, left_out, inspections)
         _same_as_before(out, asking)
         questions = [row.question for row in rows]
@@ -180,10 +181,6 @@ def _missing(missing: Sequence[QuestionRow], rows: Sequence[QuestionRow], videos
     ]
 
 
-def _left_out_note(left_out: Sequence[QuestionRow], total: int) -> str:
-    return f"left out: {len(left_out):,} of {total:,} questions, whose video is missing; {ASKING} names them"
-
-
 def respondent_of(model: str, choices: Choices) -> Respondent:
     """A model by name with what belongs to it; raises UserError, with every fault, for none and for a run directory."""
     folder = Path(model).expanduser()
@@ -244,13 +241,21 @@ def _changed(sampling: Sampling, changes: dict[str, Any]) -> Sampling:
     return Sampling.model_validate(given)
 
 
-def _refuse_bad_clips(inspections: Sequence[Inspection], file: Path) -> None:
+def _with_clips(
+    rows: list[QuestionRow], inspections: Sequence[Inspection], choices: Choices, reporter: Reporter
+) -> tuple[list[QuestionRow], list[QuestionRow]]:
+    """The rows whose clip was read, and the others; raises ManifestError for these unless they may be left out."""
+    unread = {i.row.clip_id for i in inspections if i.problem is not None}
     bad = [Bad(show(i.row.listed), i.problem.reason, show(i.problem.detail)) for i in inspections if i.problem]
-    if bad:
-        lines = by_reason(bad, "mend these, and the next run lists the rest")
+    lines = by_reason(bad, "mend these, and the next run lists the rest")
+    if bad and (not choices.leave_out_missing or len(unread) == len(inspections)):
         raise ManifestError(
-            [*lines, f"{len(bad):,} clips cannot be read: mend the files, or take their questions out of {show(file)}"]
-        )
+            [*lines, f"{len(bad):,} of {len(inspections):,} clips cannot be read: mend the files, or leave their "
+             "questions out with --leave-out-missing"]
+        )  # fmt: skip
+    for line in lines:
+        reporter.say(f"left out: {line}")
+    return [row for row in rows if row.clip_id not in unread], [row for row in rows if row.clip_id in unread]
 
 
 def _asking(
