@@ -113,7 +113,14 @@ def check(
 
 @app.command(name="import")
 def import_(
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="`smarthome` or `multihateclip`.")],
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            metavar="BENCHMARK",
+            help="`smarthome` or `multihateclip`; of questions `vsi-bench`, `videommmu`, `mmvu`, `mvbench`, "
+            "`tempcompass` or `videomme`.",
+        ),
+    ],
     annotation: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -129,7 +136,7 @@ def import_(
         Path | None, typer.Option(help="Folder with the videos, named by their ids; without it clips are only counted.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The manifest to write (default: clips.csv among the videos).")
+        Path | None, typer.Option(help="The file to write (default: clips.csv, or BENCHMARK.jsonl, among the videos).")
     ] = None,
     drop_vague: Annotated[
         bool, typer.Option("--drop-vague", help="Leave out clips tagged Vague Abnormal (default: they are abnormal).")
@@ -141,11 +148,22 @@ def import_(
         bool, typer.Option("--leave-out-missing", help="Leave out clips that have no video.")
     ] = False,
 ) -> None:
-    """A published benchmark's own files and a folder of videos become a manifest for `check` and `run`.
+    """A published benchmark's own files and a folder of videos become a manifest for `run`, or questions for `ask`.
 
     * `rbft import smarthome Video_Annotation.csv --train sft_label.json --test test.json --videos videos`
     * `rbft import multihateclip --train train.tsv --train valid.tsv --test test.tsv --videos videos`
+    * `rbft import vsi-bench test.jsonl --videos videos`
     """
+    from rbft.clips.question_benchmarks import QUESTION_BENCHMARKS
+
+    if benchmark in QUESTION_BENCHMARKS:
+        options = {"--train": train, "--test": test, "--drop-vague": drop_vague, "--drop-leaks": drop_leaks}
+        if given := [name for name, value in options.items() if value]:
+            raise UserError(
+                f"{', '.join(given)}: {benchmark} is a benchmark of questions, without a split; leave it out"
+            )
+        _import_questions(benchmark, annotation or [], videos, out, leave_out_missing)
+        return
     from rbft.clips.benchmarks import import_benchmark, render_counts, write_manifest
 
     imported = import_benchmark(
@@ -167,6 +185,24 @@ def import_(
     for note in write_manifest(imported, place):
         console.print(f"note: {printable(note)}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"\nNext: rbft check {place}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _import_questions(
+    name: str, files: list[Path], videos: Path | None, out: Path | None, leave_out_missing: bool
+) -> None:
+    from rbft.clips.question_import import import_questions, left_out_file, render_imported, write_imported
+
+    imported = import_questions(name, files, videos=videos, leave_out_missing=leave_out_missing)
+    console = Console()
+    if videos is None:
+        render_imported(imported, console, "with --videos FOLDER every one is listed in a file")
+        console.print("Nothing is written without --videos FOLDER.", markup=False, highlight=False)
+        return
+    place = out or videos / f"{name}.jsonl"
+    write_imported(imported, place, videos)
+    render_imported(imported, console, f"{left_out_file(place)} lists every one")
+    folder = "" if place.parent == videos else f" --videos {videos}"
+    console.print(f"\nNext: rbft ask MODEL {place}{folder}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -219,6 +255,65 @@ def predict(
             sys.stdout.write(answer.model_dump_json() + "\n")
     else:
         render_answers(answers, Console())
+
+
+@app.command()
+def ask(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|CHECKPOINT", help="A base model (name, folder or `embedded`), or a checkpoint."),
+    ],
+    questions: Annotated[
+        Path,
+        typer.Argument(metavar="QUESTIONS.jsonl", help="Questions: VideoRFT's rows, or what `rbft import` writes."),
+    ],
+    videos: Annotated[
+        Path | None, typer.Option(help="Where the paths of rows start (default: the folder of the questions).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for answers.jsonl and summary.json (default: runs/QUESTIONS-MODEL).")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="At most so many frames of a clip, evenly spaced (default: 32).", min=2)
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second to aim at (default: 2).", min=0.001, max=60)
+    ] = None,
+    pixels: Annotated[int | None, typer.Option(help="Largest area of a frame (default: 200704).", min=1)] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="`default`, `brief` or a file (default: the checkpoint's own).")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer (default: 1024).", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 8,
+    leave_out_missing: Annotated[
+        bool, typer.Option("--leave-out-missing", help="Leave out questions whose video is missing or unreadable.")
+    ] = False,
+    as_json: JSON = False,
+) -> None:
+    """Questions of all kinds about clips: greedy answers, graded, with scores by kind and category and intervals.
+
+    A checkpoint is asked with its own prompts and frames, unless an option says otherwise. Interrupted at any point,
+    the same command continues; run again, it redoes nothing.
+    """
+    from rbft.evaluation.ask import Choices, render_asked
+    from rbft.evaluation.ask import ask as ask_questions
+
+    choices = Choices(
+        frames=frames,
+        fps=fps,
+        max_pixels=pixels,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        leave_out_missing=leave_out_missing,
+    )
+    asked = ask_questions(model, questions, videos=videos, out=out, choices=choices)
+    if as_json:
+        sys.stdout.write(asked.report.model_dump_json() + "\n")
+    else:
+        console = Console()
+        render_asked(asked.report, console)
+        console.print(f"\n{asked.folder}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

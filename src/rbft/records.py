@@ -294,3 +294,28 @@ class Prediction(Record):
     """The greedy answer, where generation was asked for."""
     text_label: str | None = None
     """The label read strictly from `text`; None where it cannot be read."""
+
+
+class Answered(Record):
+    """One checkpoint's greedy answer to one question, graded."""
+
+    question_id: str
+    clip_id: str
+    checkpoint: str
+    kind: QuestionKind
+    category: tuple[str, ...] = ()
+    text: str
+    finished: bool
+    """Whether the model ended the answer itself (False: cut at the token limit)."""
+    num_tokens: int
+    answer: str | None
+    """What `thinking.read_answer` takes out of the text; None where that is nothing: it counts as wrong."""
+    score: Probability | None
+    """`rewards.accuracy`; None where the question's own answer cannot be graded against."""
+    mra: Probability | None = None
+    """`rewards.mean_relative_accuracy`, of numerical and regression questions alone."""
+
+    @property
+    def headline(self) -> float | None:
+        """What a table shows: MRA for regression, as VSI-Bench does, and the score for every other kind."""
+        return self.mra if self.kind == "regression" else self.score

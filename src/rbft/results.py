@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from rbft.records import Probability, Record
+from rbft.records import Probability, QuestionKind, Record
 
 # -- scores and the report -----------------------------------------------------------------------------------------
 
@@ -165,6 +165,59 @@ class Report(Record):
     notes: tuple[str, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+# -- questions -----------------------------------------------------------------------------------------------------
+
+
+class QuestionScore(Record):
+    """How well some questions were answered. The score is `Answered.headline`, a mean over those that can be graded."""
+
+    questions: int
+    clips: int
+    ungraded: int
+    """Questions whose own answer no grader can read: they are in none of the means."""
+    score: Estimate
+    unreadable: Probability
+    """Share of texts that no answer could be taken out of: they are in the score as wrong."""
+    cut_off: Probability
+    """Share of texts that were cut at the token limit."""
+
+
+class QuestionSummary(Record):
+    """Answers to questions, all together and by kind and category; a question may be of several categories."""
+
+    overall: QuestionScore
+    over_categories: Estimate | None
+    """The plain mean over the questions' first categories, as VSI-Bench averages its tasks; None without categories."""
+    kinds: dict[QuestionKind, QuestionScore]
+    categories: dict[str, QuestionScore]
+
+
+class Asking(Record):
+    """What the answers in a folder depend on, written before them."""
+
+    model: str
+    checkpoint: str
+    questions: str
+    """Name of the file of questions."""
+    num_questions: int
+    prompts: str
+    max_new_tokens: int
+    sampling: dict[str, Any]
+    left_out: tuple[str, ...] = ()
+    """Questions that were left out, for their clip is not there or cannot be read."""
+    trained_on: tuple[str, ...] = ()
+    """Questions about clips that the checkpoint was trained on."""
+    key: str
+
+
+class AskReport(Record):
+    """`summary.json` of `rbft ask`."""
+
+    schema_version: Literal[1] = 1
+    asking: Asking
+    summary: QuestionSummary
 
 
 # -- grounding -----------------------------------------------------------------------------------------------------
