@@ -34,9 +34,8 @@ from rbft.store import RunStore
 from rbft.training.examples import stage_faults
 from rbft.training.fit import Fit, fit
 from rbft.training.plan import MemoryPlan, explained
-from rbft.training.work import work_of
+from rbft.training.work import NUM_EXAMPLE_CLIPS, work_of
 
-NUM_EXAMPLE_CLIPS = 8
 MEMORY = "memory.json"
 
 
