@@ -423,7 +423,7 @@ def test_the_python_api_runs_an_experiment(yard: Path, tmp_path: Path) -> None:
 def test_interrupted_says_how_to_go_on(
     experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rbft.runs.run_experiment", interrupted)

@@ -19,8 +19,9 @@ from benchmarks.gpu.flops import (
     visual_tokens,
 )
 from benchmarks.gpu.measure import main
-from benchmarks.gpu.model import SHAPES, build, questions, seven_billion
+from benchmarks.gpu.model import SHAPES, build, librarys_tower, questions, seven_billion
 
+from rbft.models.patches import PatchProjection
 from rbft.models.vlm import VLM
 
 LABEL = Clip(18, 280, 504, text_tokens=150, head_rows=4)
@@ -91,7 +92,7 @@ def test_a_script_runs_whole_on_a_processor(
 ) -> None:
     file = tmp_path / "out" / "gpu.json"
     asked = ["--size", "tiny", "--clips", "3", "--micro", "2", "--repeats", "1", "--json", str(file), *extra]
-    assert main(script.__doc__, script.rows, asked) == 0  # type: ignore[attr-defined]
+    assert main(script.__doc__, script.rows, asked, trains=script is train) == 0  # type: ignore[attr-defined]
     made = json.loads(file.read_text())
     assert [row["phase"] for row in made["rows"]] == phases
     assert made["size"] == "tiny"
@@ -104,3 +105,26 @@ def test_a_script_runs_whole_on_a_processor(
             assert side["tflops"] > 0
             assert [side[name] for name in ("utilisation", "peak_gigabytes", "idle_share")] == [None] * 3
     assert "not measured" in capsys.readouterr().out
+
+
+def test_options_of_training_are_those_of_the_script_that_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    for trains in (False, True):
+        with pytest.raises(SystemExit):
+            main("a script", score.rows, ["--help"], trains=trains)
+        shown = capsys.readouterr().out
+        assert [option in shown for option in ("--lora", "--checkpointing", "--packed")] == [trains] * 3
+
+
+def test_plain_transformers_has_its_convolution_and_ours_comes_back() -> None:
+    vlm = build("tiny", torch.device("cpu"), torch.float32)
+    embed = vlm.model.model.visual.patch_embed
+    ours = embed.proj
+    pixels = torch.randn(8, 3 * 2 * 14 * 14)
+    with torch.no_grad():
+        made = embed(pixels)
+        with librarys_tower(vlm.model):
+            assert type(embed.proj) is torch.nn.Conv3d
+            assert embed.proj.weight is ours.weight
+            torch.testing.assert_close(embed(pixels), made)
+    assert embed.proj is ours
+    assert type(ours) is PatchProjection

@@ -166,3 +166,33 @@ def test_running_out_is_explained(
     assert "rbft: out of memory on CPU: CUDA out of memory. Tried to allocate 2.00 GiB." in told
     assert told[-1].startswith("rbft: Next: end what else uses this memory; ask for smaller batches (")
     assert "rbft: MiB expected at the peak" in "\n".join(told)
+
+
+def test_predict_out_of_memory_ends_with_the_table(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    assert run(experiment, tmp_path) == 0
+    [checkpoint] = (tmp_path / "mine" / "checkpoints").iterdir()
+    clip = str(experiment.with_name("0.mp4"))
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr("rbft.evaluation.predict.LabelQuery.answer", allocate)
+        assert command("predict", str(checkpoint), clip) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "rbft: out of memory on CPU: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert told[1].startswith(f"rbft: Memory: {checkpoint}, 3.2 million parameters, on CPU with ")
+    assert [line.split("  ")[0] for line in told[3:6]] == [
+        "rbft: MiB expected at the peak", "rbft: * scoring labels", "rbft: * writing",
+    ]  # fmt: skip
+    assert told[6:] == [
+        "rbft: Next: end what else uses this memory; shorten the clips, or classify on a device with more of it"
+    ]
+    monkeypatch.setattr("rbft.serving.predictor.VLM.load", allocate)
+    assert command("predict", str(checkpoint), clip) == 2
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first == told[0]
+    assert second.startswith(f"rbft: Memory: {checkpoint}, 3.2 million parameters, 12 MiB of weights, on CPU with ")
+    assert third == "rbft: Next: end what else uses this memory; classify on a device with more of it"

@@ -117,3 +117,14 @@ def frames_of(clip: Path) -> np.ndarray:
 def test_a_whole_recipe_decodes_every_clip_once(tmp_path: Path) -> None:
     """Rationales, two stages and the evaluation read each clip; its file is decoded once."""
     assert growth.whole_run(tmp_path, 8)["decodes"] == 8
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many"])
+def test_a_count_is_at_least_one(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["speed", f"--repeats={text}"])
+    with pytest.raises(SystemExit) as caught:
+        speed.main()
+    assert caught.value.code == 2
+    assert f"argument --repeats: {text!r} is no count; give a whole number of at least 1" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from benchmarks.gpu.flops import Clip, generation_flops
 from benchmarks.gpu.measure import DeviceRow, Setting, compared, main
-from benchmarks.gpu.model import in_order, librarys_attention, questions
+from benchmarks.gpu.model import in_order, librarys_tower, questions
 
 from rbft.models.generate import generate
 
@@ -30,7 +30,7 @@ def rows(setting: Setting) -> list[DeviceRow]:
     @torch.inference_mode()
     def theirs() -> list[int]:
         written = []
-        with librarys_attention(vlm.model):
+        with librarys_tower(vlm.model):
             for one in encoded:
                 inputs = vlm.inputs([one])
                 out = vlm.model.generate(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.gpu.model import SHAPES, Shape, Size, build
-from benchmarks.speed.measuring import Measured, Work, in_turn, measured
+from benchmarks.speed.measuring import Measured, Work, at_least_one, in_turn, measured
 from pydantic import computed_field
 from rich.console import Console
 from rich.table import Table
@@ -137,12 +137,17 @@ def _idle_share(work: Work) -> float:
 # -- the command line ----------------------------------------------------------------------------------------------
 
 
-def main(doc: str, rows: Callable[[Setting], list[DeviceRow]], arguments: list[str] | None = None) -> int:
-    """The command line of one script; `rows` measures."""
+def main(
+    doc: str, rows: Callable[[Setting], list[DeviceRow]], arguments: list[str] | None = None, *, trains: bool = False
+) -> int:
+    """The command line of one script; `rows` measures. One that `trains` has float32 weights and more options."""
     device = default_device()
-    options = _parser(doc, "7b" if device.type == "cuda" else "tiny").parse_args(arguments)
+    parser = _parser(doc, "7b" if device.type == "cuda" else "tiny")
+    if trains:
+        _add_training(parser)
+    options = parser.parse_args(arguments)
     size: Size = options.size
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device.type == "cuda" and not trains else torch.float32
     setting = Setting(build(size, device, dtype), SHAPES[size], options)
     found = rows(setting)
     if options.json is not None:
@@ -157,15 +162,20 @@ def main(doc: str, rows: Callable[[Setting], list[DeviceRow]], arguments: list[s
 def _parser(doc: str, size: Size) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(SHAPES), default=size, help=f"here {size}")
-    parser.add_argument("--clips", type=int, default=16, help="clips of one step or pass")
-    parser.add_argument("--micro", type=int, default=4, help="clips of one forward")
-    parser.add_argument("--repeats", type=int, default=5, help="how often both sides are timed; medians are shown")
-    parser.add_argument("--lora", action="store_true", help="train adapters: the 7B's full state takes 123.6 GiB")
-    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in training")
-    parser.add_argument("--packed", action="store_true", help="pack clips on a processor too; on a GPU they always are")
+    parser.add_argument("--clips", type=at_least_one, default=16, help="clips of one step or pass")
+    parser.add_argument("--micro", type=at_least_one, default=4, help="clips of one forward")
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=5, help="how often both sides are timed; medians are shown"
+    )
     parser.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS, help="dense bfloat16 peak of the GPU")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lora", action="store_true", help="train adapters: the 7B's full state takes 123.6 GiB")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in training")
+    parser.add_argument("--packed", action="store_true", help="pack clips on a processor too; on a GPU they always are")
 
 
 def show(rows: list[DeviceRow]) -> None:

@@ -12,6 +12,7 @@ import torch
 from benchmarks.gpu.flops import Clip
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
+from rbft.models.patches import PatchProjection, patches_as_rows
 from rbft.models.pixels import patchify
 from rbft.models.varlen import NAME, one_call_a_layer
 from rbft.models.vlm import VLM, Encoded
@@ -49,6 +50,7 @@ def build(size: Size, device: torch.device, dtype: torch.dtype) -> VLM:
     with torch.device(device):
         made = AutoModelForImageTextToText.from_config(seven_billion(config) if size == "7b" else config, dtype=dtype)
     made.generation_config.eos_token_id = ids["<|im_end|>"]
+    patches_as_rows(made)
     one_call_a_layer(made)
     return VLM(made.to(device).eval(), donor.processor, donor.source)
 
@@ -114,10 +116,23 @@ def in_order(batch: Sequence[Question]) -> list[Question]:
 
 
 @contextmanager
-def librarys_attention(model: Any) -> Iterator[None]:
-    """Inside the block the vision tower attends chunk by chunk, as transformers does."""
+def librarys_tower(model: Any) -> Iterator[None]:
+    """Inside the block the vision tower is transformers' own: a convolution over patches, attention chunk by chunk."""
+    embed = model.model.visual.patch_embed
+    ours = embed.proj
+    embed.proj = librarys_projection(ours, embed)
     model.set_attn_implementation({"vision_config": "sdpa"})
     try:
         yield
     finally:
+        embed.proj = ours
         model.set_attn_implementation({"vision_config": NAME})
+
+
+def librarys_projection(ours: PatchProjection, embed: Any) -> torch.nn.Conv3d:
+    """The convolution that transformers has in the place of our matrix, with the very same parameters."""
+    kernel = (embed.temporal_patch_size, embed.patch_size, embed.patch_size)
+    with torch.device("meta"):
+        made = torch.nn.Conv3d(embed.in_channels, embed.embed_dim, kernel, stride=kernel, bias=ours.bias is not None)
+    made.weight, made.bias = ours.weight, ours.bias
+    return made

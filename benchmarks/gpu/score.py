@@ -1,6 +1,7 @@
 """Scoring labels: the log-probability of every label under clips of one length.
 
-rbft: one forward pass for all labels of a clip, logits of their rows only, one attention call a vision layer.
+rbft: one forward pass for all labels of a clip, logits of their rows only, patches as a matrix's rows,
+one attention call a vision layer.
 Against it: plain transformers, one whole forward for every clip and label, with all logits. Numbers on a GPU have not
 been taken yet.
 """
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from benchmarks.gpu.flops import forward_flops
 from benchmarks.gpu.measure import DeviceRow, Setting, compared, main
-from benchmarks.gpu.model import Question, librarys_attention, questions
+from benchmarks.gpu.model import Question, librarys_tower, questions
 from benchmarks.speed.measuring import check_close
 
 from rbft.models.score import score_answers
@@ -32,7 +33,7 @@ def rows(setting: Setting) -> list[DeviceRow]:
         return torch.cat([score_answers(vlm, [q.encoded for q in micro], labels) for micro in micros])
 
     def theirs() -> torch.Tensor:
-        with librarys_attention(vlm.model):
+        with librarys_tower(vlm.model):
             return torch.cat([whole_forwards(setting, micro, labels) for micro in micros])
 
     equal = check_close("log-probabilities", float((ours() - theirs()).abs().max()), setting.limit)

@@ -1,11 +1,12 @@
 """One optimizer step: labels on clips of one length, rationales on a log-normal mix of lengths.
 
-rbft: clips sorted by length and, on a GPU, packed in one row a micro-batch; logits of answer rows only; one attention
-call a vision layer. Against it: the same model, optimizer and micro-batches as plain transformers runs them, padded in
-the order given, with all logits. Batches are made before the clock starts; AdamW steps within.
+rbft: clips sorted by length and, on a GPU, packed in one row a micro-batch; logits of answer rows only; patches as a
+matrix's rows and one attention call a layer in the vision tower. Against it: the same model, optimizer and
+micro-batches as plain transformers runs them, padded in the order given, with all logits. Batches are made before the
+clock starts; AdamW steps within.
 
-Both sides have bfloat16 weights here: 61.8 GiB for the 7B in full with AdamW. `rbft run` trains float32 weights under
-autocast, 123.6 GiB, and takes LoRA on a GPU of 80 GB (`--lora`).
+Both sides train as `rbft run` and HF `Trainer` with `bf16` do: float32 weights under bfloat16 autocast, 123.6 GiB for
+the 7B in full with AdamW, so a GPU of 80 GB takes LoRA (`--lora`).
 The table says what was trained. Numbers on a GPU have not been taken yet.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from benchmarks.gpu.flops import TRAINING, forward_flops
 from benchmarks.gpu.measure import DeviceRow, Setting, compared, main
-from benchmarks.gpu.model import Question, in_order, librarys_attention, questions
+from benchmarks.gpu.model import Question, in_order, librarys_tower, questions
 from benchmarks.speed.measuring import check_close
 
 from rbft.experiment import Lora
@@ -101,7 +102,7 @@ class Steps:
 
     def theirs(self, batches: Sequence[dict[str, torch.Tensor]], tokens: int, *, update: bool = True) -> float:
         """Loss of a step as plain transformers takes it; without `update` nothing is learnt."""
-        with librarys_attention(self._base):
+        with librarys_tower(self._base):
             return self._step(self._their_loss, batches, tokens, update)
 
     def _our_loss(self, batch: dict[str, Any], tokens: int) -> torch.Tensor:
@@ -136,4 +137,4 @@ def _cut(batch: Sequence[Question], micro: int) -> list[Sequence[Question]]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(__doc__, rows))
+    raise SystemExit(main(__doc__, rows, trains=True))

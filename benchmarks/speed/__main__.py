@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.speed.measuring import Measured, show
+from benchmarks.speed.measuring import Measured, at_least_one, show
 from benchmarks.speed.page import REPORTS, write_page
 
 from rbft.files import read_record
@@ -26,7 +26,7 @@ PHASES = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help=f"phases, with commas between them; all are {', '.join(PHASES)}")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=at_least_one, default=5)
     parser.add_argument("--page", action="store_true", help="run nothing")
     options = parser.parse_args()
     wanted = PHASES if options.only is None else tuple(options.only.split(","))

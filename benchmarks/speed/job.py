@@ -45,7 +45,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.speed.measuring import Row, in_turn, main
+from benchmarks.speed.measuring import Row, at_least_one, in_turn, main
 from benchmarks.speed.peers import NO_GPU_NO_HUB, Done, Job, Peer, children_seconds, do_job, job_of, read_lines
 from benchmarks.speed.recipes import PEERS
 
@@ -252,7 +252,9 @@ def _row(
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", choices=sorted(PEERS), help="one of the peers (default: both)")
-    parser.add_argument("--clips", type=int, default=200, help="clips of the night yard, 30 %% of them for the test")
+    parser.add_argument(
+        "--clips", type=at_least_one, default=200, help="clips of the night yard, 30 %% of them for the test"
+    )
     parser.set_defaults(repeats=2)
 
 

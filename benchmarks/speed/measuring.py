@@ -121,6 +121,13 @@ def check_close(name: str, ours: float, limit: float) -> str:
     return f"{name} within {ours:.1e}"
 
 
+def at_least_one(text: str) -> int:
+    """The type of an option that counts something; argparse tells what is wrong."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number of at least 1")
+    return int(text)
+
+
 def main(
     doc: str,
     rows: Callable[[argparse.Namespace], list[Row]],
@@ -128,7 +135,9 @@ def main(
 ) -> int:
     """The command line of one benchmark; `add_options` adds those of its own, or sets other defaults."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="how often both sides are timed; medians are shown")
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=5, help="how often both sides are timed; medians are shown"
+    )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     if add_options is not None:
         add_options(parser)

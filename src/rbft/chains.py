@@ -157,7 +157,7 @@ def _rationales(session: Session, arm: Arm, number: int, seed: int) -> dict[str,
     what = _writing("rationales", engine, arm, seed)
     dimensions = session.prompts.templates.dimensions
     usable = usable_clips(session.manifest.of("train"), stage)
-    chosen = _voted(session, engine, stage, usable, what)
+    chosen = _voted(session, engine, stage, requests, usable, what)
     if stage.drop_contradicting:
         chosen = {clip_id: without_contradicting(r) for clip_id, r in chosen.items()}
     if stage.vote is not None:
@@ -195,9 +195,10 @@ def _requests(session: Session, stage: Stage) -> list[Request]:
     ]
 
 
-def _voted(session: Session, engine: Checkpoint, stage: Stage, usable: list[Clip], what: str) -> dict[str, Rationale]:
+def _voted(
+    session: Session, engine: Checkpoint, stage: Stage, requests: Sequence[Request], usable: list[Clip], what: str
+) -> dict[str, Rationale]:
     """The label-free rationale of every usable clip: the only one, or the vote over the samples."""
-    requests = _requests(session, stage)
     train = session.manifest.of("train")
     if len(requests) == 1:
         written = session.ask(engine, requests[0], train, what=what)

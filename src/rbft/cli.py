@@ -224,13 +224,16 @@ def run(
     * `labels: {normal: routine activity, abnormal: a threat to people, pets or property}`
     * `arms: [zero-shot, direct, direct-matched, rb-ft]`
     """
+    from rbft.ahead import reading
     from rbft.experiment import load_experiment
 
     asked = load_experiment(experiment, overrides or [])
-    from rbft.runs import run_experiment  # loads torch; a fault in the file is told before that
+    with reading(asked) as ahead:
+        from rbft.runs import run_experiment  # loads torch, which takes as long as many clips
 
-    _keep_imports()
-    _print_outcome(run_experiment(asked))
+        _keep_imports()
+        outcome = run_experiment(asked, ahead=ahead)
+    _print_outcome(outcome)
 
 
 @app.command()

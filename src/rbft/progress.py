@@ -30,9 +30,12 @@ class Reporter:
             self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def counted(self, what: str, total: int, unit: str = "clips") -> Iterator[Advance]:
-        """A step over `total` things; call the given function with how many were just finished."""
-        start = time.monotonic()
+    def counted(self, what: str, total: int, unit: str = "clips", *, since: float | None = None) -> Iterator[Advance]:
+        """A step over `total` things; call the given function with how many were just finished.
+
+        `since`: when it was begun, by `time.monotonic` (None: now).
+        """
+        start = time.monotonic() if since is None else since
         if self._quiet or not self._console.is_terminal:
             done = [0]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rbft.ahead import frame_cache
 from rbft.answers import AuditThresholds, load_thresholds
 from rbft.chains import run_arm
-from rbft.clips.cache import FrameCache
 from rbft.clips.check import CheckResult, check_experiment
 from rbft.clips.grouped import Bad, by_reason, counted
-from rbft.clips.ingest import build_manifest, clip_frames, inspect_clips
+from rbft.clips.ingest import Reading, build_manifest, clip_frames
 from rbft.clips.manifest import Listing, read_manifest
 from rbft.errors import CheckpointError, ExperimentError, ManifestError, UserError
 from rbft.evaluation.curve import curve_faults, num_labelled, with_share
@@ -34,9 +34,8 @@ from rbft.store import RunStore
 from rbft.training.examples import stage_faults
 from rbft.training.fit import Fit, fit
 from rbft.training.plan import MemoryPlan, explained
-from rbft.training.work import work_of
+from rbft.training.work import NUM_EXAMPLE_CLIPS, work_of
 
-NUM_EXAMPLE_CLIPS = 8
 MEMORY = "memory.json"
 
 
@@ -70,9 +69,12 @@ def run_demo(output: Path, overrides: Sequence[str], reporter: Reporter | None =
     return run_experiment(demo.experiment(output, overrides, reporter), reporter)
 
 
-def run_experiment(experiment: Experiment, reporter: Reporter | None = None) -> Outcome:
+def run_experiment(
+    experiment: Experiment, reporter: Reporter | None = None, *, ahead: Reading | None = None
+) -> Outcome:
     """Everything, in order: clips, frames, rationales, stages, predictions, report.
 
+    `ahead`: the experiment's clips, where their reading was begun before (`rbft.ahead`).
     Raises StoreError where another process works in the same run directory, ShortMemoryError where the work does not
     fit the device's memory.
     """
@@ -80,7 +82,7 @@ def run_experiment(experiment: Experiment, reporter: Reporter | None = None) -> 
     found = look_up(experiment)
     store = RunStore(Path(experiment.output) / experiment.name)
     with held(store.root):
-        session = prepare(experiment, found, store, reporter)
+        session = prepare(experiment, found, store, reporter, ahead=ahead)
         with explained(session.fit.plan):
             arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}
             curves = {arm.name: _curve(session, arm, arms[arm.name]) for arm in experiment.curve_arms}
@@ -118,26 +120,28 @@ def look_up(experiment: Experiment) -> Found:
 
 
 def prepare(
-    experiment: Experiment, found: Found, store: RunStore, reporter: Reporter, *, finished: bool = False
-) -> Session:
+    experiment: Experiment, found: Found, store: RunStore, reporter: Reporter, *, finished: bool = False,
+    ahead: Reading | None = None,
+) -> Session:  # fmt: skip
     """Read every clip into the cache, and write down what is run.
 
     `finished`: nothing is left to train, so stages are those of the run, whatever this device could train.
     """
     listing, source, prompts = found.listing, found.source, found.prompts
-    cache = FrameCache(Path(experiment.output) / "cache" / "frames")
+    cache = frame_cache(experiment)
     sweep(store.root)
     sweep(cache.root)
-    with reporter.counted("Reading clips", len(listing.rows)) as advance:
-        inspections = inspect_clips(
+    if ahead is None or ahead.listing != listing or ahead.grid != found.grid:
+        ahead = Reading(
             listing,
             sampling=experiment.sampling,
             grid=found.grid,
             limits=experiment.limits,
             workers=experiment.workers,
             cache=cache,
-            progress=advance,
         )
+    with reporter.counted("Reading clips", len(listing.rows), since=ahead.since) as advance:
+        inspections = ahead.finish(advance)
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
     if faults := faults_of(experiment, manifest, prompts):
         raise ManifestError(faults)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,16 @@ from rbft.models.generate import generate
 from rbft.models.pixels import patchify
 from rbft.models.score import score_answers
 from rbft.models.sources import Source, resolve
-from rbft.models.vlm import VLM, TokenCounter, _container_limits, grid_of, load_grid, local_source, this_device
+from rbft.models.vlm import (
+    VLM,
+    TokenCounter,
+    _container_limits,
+    grid_of,
+    load_grid,
+    local_source,
+    model_shape,
+    this_device,
+)
 from rbft.records import Grid
 
 FAMILIES = pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -288,6 +299,44 @@ def test_the_grid_of_a_model_that_is_here_needs_no_network(
     assert local_source("owner/name", revision="other") is None
     assert grid_of(local_source(str(checkpoints["qwen3_vl"]))) == load_grid(checkpoints["qwen3_vl"])
     assert grid_of(local_source("embedded")) == load_grid("embedded")
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("text_config", "num_attention_heads"), ("vision_config", "num_heads"), ("text_config", "num_key_value_heads")],
+)
+def test_a_size_of_0_in_the_configuration_names_the_file(
+    checkpoints: dict[str, Path], tmp_path: Path, part: str, name: str
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(checkpoints["qwen2_5_vl"], folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config[part][name] = 0
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        VLM.load(folder)
+    told = (
+        f"{folder / 'config.json'}: a size or a number of heads in it is 0; every one is at least 1. "
+        "Take the file from where the model comes from"
+    )
+    assert str(caught.value) == told
+    if name == "num_attention_heads":
+        with pytest.raises(CheckpointError) as caught:
+            model_shape(resolve(folder))
+        assert str(caught.value) == told
+
+
+def test_a_pickled_model_works_in_a_process_that_loaded_none(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    vlm = VLM.load(checkpoints["qwen2_5_vl"], device=torch.device("cpu"))
+    torch.save(vlm.model, tmp_path / "model.pt")
+    script = (
+        f"import torch\nmodel = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
+        "vision = model.config.vision_config\n"
+        "pixels = torch.zeros(16, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)\n"
+        "print(model.model.visual(pixels, grid_thw=torch.tensor([[1, 4, 4]])).pooler_output.shape[0])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "4\n"), ran.stderr
 
 
 # -- the device ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,3 +103,17 @@ def test_a_group_of_answers_hangs_on_one_clip() -> None:
 def test_a_description_before_the_query_makes_the_prompt_longer() -> None:
     described = work([{"kind": "label", "describe_first": True}])
     assert described.prompt > Words().prompt(prompts().label()) + WRITTEN
+
+
+@pytest.mark.parametrize(
+    ("stages", "clips"),
+    [
+        ([], 8),
+        ([{"kind": "label"}], 8),
+        ([{"kind": "rationale"}, {"kind": "label"}], 10),
+        ([{"kind": "label", "describe_first": True}], 10),
+    ],
+)
+def test_only_the_examples_are_written_where_no_stage_asks_for_more(stages: list[dict[str, Any]], clips: int) -> None:
+    made = replace(work(stages), every=[(4, 1, 1)] * 10)
+    assert (made.writing(64), made.writing(4)) == (clips, 4)

@@ -6,8 +6,10 @@ no video: it hashes the files and finds everything there.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -74,6 +76,50 @@ def clip_frames(cache: FrameCache, inspections: Sequence[Inspection]) -> ClipFra
     return ClipFrames(cache, {i.row.clip_id: (i.key, i.plan) for i in inspections if i.key and i.plan})
 
 
+class Reading:
+    """Listed clips that child processes read, from the moment that this is made; `finish` waits for the last.
+
+    With a cache, frames go into it, and what is there is not done again; without one they are decoded and dropped.
+    `workers` at a time (0: one for each processor).
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        *,
+        sampling: Sampling,
+        grid: Grid,
+        limits: ClipLimits,
+        workers: int = 0,
+        cache: FrameCache | None = None,
+    ) -> None:
+        def inspect(reader: Reader, row: Row) -> Inspection:
+            return _inspect(reader, row, sampling, grid, limits, cache)
+
+        self.listing, self.grid, self.since = listing, grid, time.monotonic()
+        self._readers = ExitStack()
+        run = self._readers.enter_context(readers(min(workers, len(listing.rows)) if workers else 0))
+        self._coming = run(inspect, listing.rows)
+
+    def finish(self, progress: Advance | None = None) -> list[Inspection]:
+        """Every clip in the order of the listing; one that cannot be read has a `problem`.
+
+        Raises StoreError where the cache cannot be written.
+        """
+        found = []
+        with self._readers:
+            for inspection in self._coming:
+                found.append(inspection)
+                if progress is not None:
+                    progress(1)
+        assert len(found) == len(self.listing.rows), "a reading is finished once"
+        return found
+
+    def close(self) -> None:
+        """End what still reads; nothing where it is finished."""
+        self._readers.close()
+
+
 def inspect_clips(
     listing: Listing,
     *,
@@ -84,22 +130,9 @@ def inspect_clips(
     cache: FrameCache | None = None,
     progress: Advance | None = None,
 ) -> list[Inspection]:
-    """Read every listed clip, in the order of the listing, `workers` at a time (0: one for each processor).
-
-    With a cache, frames go into it, and what is there is not done again; without one they are decoded and dropped.
-    A clip that cannot be read has a `problem`; raises StoreError where the cache cannot be written.
-    """
-
-    def inspect(reader: Reader, row: Row) -> Inspection:
-        return _inspect(reader, row, sampling, grid, limits, cache)
-
-    found = []
-    with readers(min(workers, len(listing.rows)) if workers else 0) as run:
-        for inspection in run(inspect, listing.rows):
-            found.append(inspection)
-            if progress is not None:
-                progress(1)
-    return found
+    """Read every listed clip, as `Reading` does, and wait for the last."""
+    reading = Reading(listing, sampling=sampling, grid=grid, limits=limits, workers=workers, cache=cache)
+    return reading.finish(progress)
 
 
 def _inspect(

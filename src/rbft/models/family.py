@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from rbft.errors import CheckpointError
 from rbft.records import Grid
@@ -113,3 +118,19 @@ def family_of(config: Any, name: str) -> Family:
             "A new type is one row in rbft/models/family.py and its vision tower in rbft/models/shape.py"
         )
     return family
+
+
+def stated_grid(folder: Path) -> Grid | None:
+    """The frame grid that the `config.json` of a model states, read without transformers.
+
+    None where it does not state all of it, or is not one of the known families: transformers knows what it means.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"), object_hook=_attributes)
+        return None if hasattr(config, "auto_map") else FAMILIES[config.model_type].grid(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, ValidationError):
+        return None
+
+
+def _attributes(document: dict[str, Any]) -> SimpleNamespace:
+    return SimpleNamespace(**document)

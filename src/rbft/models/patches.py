@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from rbft.models.varlen import register
+
+register()  # a pickled model finds its way here, to this class, and nowhere else of rbft
+
 
 class PatchProjection(torch.nn.Module):
     """A convolution of one window, applied as a matrix; it has the convolution's own parameters under their names."""

@@ -122,6 +122,8 @@ class VLM:
                     trust_remote_code=allow_remote_code,
                 )
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
+        except ArithmeticError as error:
+            raise _no_size(source) from error
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{source.name}: cannot be loaded: {_first_line(error)}") from error
         if "sliding_attention" in getattr(model.config.text_config, "layer_types", ()):
@@ -347,7 +349,11 @@ def local_source(name_or_folder: str, *, revision: str | None = None, allow_remo
 def model_shape(source: Source, *, allow_remote_code: bool = False) -> ModelShape:
     """How large a model is, from its configuration alone."""
     config = _config(source, allow_remote_code)
-    return shape_of(config, family_of(config, source.name))
+    family = family_of(config, source.name)
+    try:
+        return shape_of(config, family)
+    except ArithmeticError as error:
+        raise _no_size(source) from error
 
 
 class TokenCounter:
@@ -411,8 +417,17 @@ def _container_limits(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
 def _config(source: Source, allow_remote_code: bool) -> Any:
     try:
         return AutoConfig.from_pretrained(source.folder, trust_remote_code=allow_remote_code)
+    except ArithmeticError as error:
+        raise _no_size(source) from error
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source.name}: its configuration cannot be loaded: {_first_line(error)}") from error
+
+
+def _no_size(source: Source) -> CheckpointError:
+    return CheckpointError(
+        f"{source.folder / 'config.json'}: a size or a number of heads in it is 0; every one is at least 1. "
+        "Take the file from where the model comes from"
+    )
 
 
 @contextmanager

@@ -19,12 +19,20 @@ from rbft.errors import UserError
 from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import ClipLimits, Evaluation
 from rbft.models.generate import generate
-from rbft.models.vlm import VLM
+from rbft.models.shape import shape_of
+from rbft.models.sources import resolve
+from rbft.models.vlm import VLM, TokenCounter, device_name, model_shape, this_device
 from rbft.progress import printable
-from rbft.records import Probability, Record
+from rbft.records import FramePlan, Probability, Record
 from rbft.store import Card, read_card
+from rbft.training.fit import predicting
+from rbft.training.plan import MemoryPlan, running_out, size
+from rbft.training.work import Work
 
 MAX_RATIONALE_TOKENS = 256
+
+
+OTHER_DEVICE = "classify on a device with more of it"
 
 
 class Answer(Record):
@@ -50,7 +58,8 @@ class Classifier:
     def load(cls, folder: str | Path, *, allow_remote_code: bool = False) -> Classifier:
         """Load a checkpoint of a run; its files are checked against their checksums first. Raises CheckpointError."""
         card = read_card(Path(folder))
-        return cls(VLM.load(folder, allow_remote_code=allow_remote_code), card)
+        with running_out(device_name(), lambda: [_weights(str(folder), allow_remote_code)], OTHER_DEVICE):
+            return cls(VLM.load(folder, allow_remote_code=allow_remote_code), card)
 
     @property
     def labels(self) -> list[str]:
@@ -89,7 +98,26 @@ class Classifier:
                     [f"{show(i.row.listed)}: {i.problem[0]}: {show(i.problem[1])}" for i in bad if i.problem]
                 )
             frames = clip_frames(cache, inspections)
-            return [self._one(row, frames, rationale) for row in listing.rows]
+            plans = [frames.plan(row.clip_id) for row in listing.rows]
+            with running_out(device_name(), lambda: self._plan(plans).lines(), f"shorten the clips, or {OTHER_DEVICE}"):
+                return [self._one(row, frames, rationale) for row in listing.rows]
+
+    def _plan(self, plans: Sequence[FramePlan]) -> MemoryPlan:
+        """What memory was to be expected, of these clips one after another."""
+        prompts, describing = self._card.prompts, self._card.describing
+        shape, counter = shape_of(self._vlm.model.config, self._vlm.family), TokenCounter(self._vlm.source)
+        written = MAX_RATIONALE_TOKENS if describing is None else describing.max_new_tokens
+        visual = [(shape.patches(plan), shape.visual_tokens(plan), shape.time_tokens(plan)) for plan in plans]
+        work = Work(
+            train=[],
+            every=[(patches, tokens, tokens + around) for patches, tokens, around in visual],
+            prompt=max(counter.prompt(text) for text in (prompts.label(), prompts.rationale())),
+            answer=0,
+            labels=[counter.answer(label) for label in self.labels],
+            written=written,
+            begun=0 if describing is None else written,
+        )
+        return predicting(self._vlm.source.name, shape, work, this_device(None))
 
     def _one(self, row: Row, frames: ClipFrames, rationale: bool) -> Answer:
         shown, plan = frames.read(row.clip_id), frames.plan(row.clip_id)
@@ -108,6 +136,17 @@ class Classifier:
             log_probabilities=prediction.log_probabilities,
             rationale=text if rationale else None,
         )
+
+
+def _weights(folder: str, allow_remote_code: bool) -> str:
+    """What the weights alone take, where not even they found room."""
+    device = this_device(None)
+    parameters = model_shape(resolve(folder), allow_remote_code=allow_remote_code).parameters
+    width = 2 if device.kind == "cuda" else 4
+    return (
+        f"Memory: {folder}, {parameters / 1e6:,.1f} million parameters, {size(width * parameters)} of weights, on "
+        f"{device.name} with {size(device.total)}"
+    )
 
 
 def render_answers(answers: Sequence[Answer], console: Console) -> None:

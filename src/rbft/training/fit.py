@@ -170,24 +170,49 @@ def fit(
     recipes = {_key(*section): recipe for section, (recipe, _) in zip(sections, chosen, strict=True)}
     faults = list(dict.fromkeys(f for recipe, r in chosen for f in _stage_faults(chooser, recipe, r)))
     faults += _asking_faults(chooser, experiment)
+    plan = _plan(
+        chooser,
+        model,
+        _rows(chooser, experiment, chosen),
+        learns=bool(sections),
+        recipes=tuple(dict.fromkeys(_in_words(recipe) for recipe in recipes.values())),
+        why_lora=_why_lora(chooser, short) if falls_back else None,
+    )
+    return Fit(plan, tuple(faults), recipes)
+
+
+def predicting(model: str, shape: ModelShape, work: Work, device: Device) -> MemoryPlan:
+    """The table of `rbft predict`, which takes one clip after another."""
+    chooser = Chooser(shape, work, device)
+    rows = [
+        _row("scoring labels", 1, chooser.scoring(1), chooser.most(chooser.scoring), True),
+        _row("writing", 1, chooser.generating(1), chooser.most(chooser.generating), True),
+    ]
+    return _plan(chooser, model, rows, learns=False)
+
+
+def _plan(
+    chooser: Chooser, model: str, rows: Sequence[PhaseRow], *, learns: bool, recipes: tuple[str, ...] = (),
+    why_lora: str | None = None,
+) -> MemoryPlan:  # fmt: skip
+    work, device = chooser.work, chooser.device
     tokens = sorted((all_, visual) for _, visual, all_ in work.every)
-    text = work.prompt + (work.answer if sections else 0)
+    text = work.prompt + (work.answer if learns else 0)
     middle, largest = tokens[len(tokens) // 2], tokens[-1]
-    plan = MemoryPlan(
+    return MemoryPlan(
         model=model,
         device=device.name,
         device_bytes=device.total if device.given is None else device.given,
         budget_bytes=max(0, device.budget),
-        parameters=shape.parameters,
+        parameters=chooser.shape.parameters,
         median_tokens=middle[0] + text,
         median_visual_tokens=middle[1],
         largest_tokens=largest[0] + text,
         largest_visual_tokens=largest[1],
-        rows=tuple(_rows(chooser, experiment, chosen)),
-        recipes=tuple(dict.fromkeys(_in_words(recipe) for recipe in recipes.values())),
-        why_lora=_why_lora(chooser, short) if falls_back else None,
-    )  # fmt: skip
-    return Fit(plan, tuple(faults), recipes)
+        rows=tuple(rows),
+        recipes=recipes,
+        why_lora=why_lora,
+    )
 
 
 # -- words ---------------------------------------------------------------------------------------------------------
@@ -222,7 +247,7 @@ def _rows(
             peak = chooser.reinforcing(reinforce, method, groups)
             rows.append(_row(f"reinforcing, {_name(method)}", groups, peak, most, True))
     evaluation = min(experiment.evaluation.batch_size, len(chooser.work.every))
-    writing = min(experiment.rationales.batch_size, len(chooser.work.every))
+    writing = chooser.work.writing(experiment.rationales.batch_size)
     most = chooser.most(chooser.scoring)
     rows.append(_row("scoring labels", evaluation, chooser.scoring(evaluation), most, True))
     most = chooser.most(chooser.generating)
@@ -301,12 +326,21 @@ def _training_faults(chooser: Chooser, recipe: Recipe) -> list[str]:
 
 def _asking_faults(chooser: Chooser, experiment: Experiment) -> list[str]:
     asked = [
-        ("scoring labels", "evaluation.batch_size", experiment.evaluation.batch_size, chooser.scoring),
-        ("writing", "rationales.batch_size", experiment.rationales.batch_size, chooser.generating),
+        (
+            "scoring labels",
+            "evaluation.batch_size",
+            min(experiment.evaluation.batch_size, len(chooser.work.every)),
+            chooser.scoring,
+        ),
+        (
+            "writing",
+            "rationales.batch_size",
+            chooser.work.writing(experiment.rationales.batch_size),
+            chooser.generating,
+        ),
     ]
     faults = []
     for what, setting, clips, peak in asked:
-        clips = min(clips, len(chooser.work.every))
         if chooser.fits(peak(clips)):
             continue
         most = chooser.most(peak)

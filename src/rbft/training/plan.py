@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rbft.errors import ShortMemoryError
@@ -94,22 +94,27 @@ def _table(rows: Sequence[PhaseRow]) -> list[str]:
 @contextmanager
 def explained(plan: MemoryPlan) -> Iterator[None]:
     """Turn what an allocator says when it runs out into ShortMemoryError with the table and the next step."""
+    smaller = 0.8 * plan.device_bytes / GIB
+    step = (
+        "ask for smaller batches (evaluation.batch_size, rationales.batch_size, training.micro_batch_size, or "
+        f"memory_gib={smaller:.1f} where that is chosen); or take fewer frames (sampling.max_frames) or a smaller "
+        "model. What is finished is kept"
+    )
+    with running_out(plan.device, plan.lines, step):
+        yield
+
+
+@contextmanager
+def running_out(device: str, lines: Callable[[], list[str]], step: str) -> Iterator[None]:
+    """The same with other lines than a plan's, asked for when memory has run out, and another step."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
-        smaller = 0.8 * plan.device_bytes / GIB
         said = (str(error).strip() or "MemoryError").splitlines()[0][:200]
-        raise ShortMemoryError(
-            [
-                f"out of memory on {plan.device}: {said}",
-                *plan.lines(),
-                "Next: end what else uses this memory; ask for smaller batches (evaluation.batch_size, "
-                f"rationales.batch_size, training.micro_batch_size, or memory_gib={smaller:.1f} where that is chosen); "
-                "or take fewer frames (sampling.max_frames) or a smaller model. What is finished is kept",
-            ]
-        ) from error
+        told = [f"out of memory on {device}: {said}", *lines(), f"Next: end what else uses this memory; {step}"]
+        raise ShortMemoryError(told) from error
 
 
 def ran_out(error: BaseException) -> bool:

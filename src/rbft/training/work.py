@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from rbft.experiment import Experiment
+from rbft.experiment import Experiment, Stage
 from rbft.models.memory import Load
 from rbft.models.shape import ModelShape
 from rbft.prompts import Prompts
 from rbft.recipe import Reinforce
 from rbft.records import FramePlan, Manifest
 from rbft.thinking import Thought, render_thought
+
+NUM_EXAMPLE_CLIPS = 8
+"""Test clips that every run explains in its report."""
 
 
 class Counter(Protocol):
@@ -41,6 +44,12 @@ class Work:
     labels: Sequence[int]
     written: int
     begun: int = 0
+    writes: int | None = None
+    """About so many clips it writes at most; None: about all of them."""
+
+    def writing(self, batch_size: int) -> int:
+        """Clips that are written about at once."""
+        return min(batch_size, len(self.every), self.writes or len(self.every))
 
     def training(self, rows: int) -> Load:
         """The heaviest micro-batch of training."""
@@ -116,4 +125,10 @@ def work_of(
         labels=labels,
         written=max([written, *reasoned]),
         begun=max(reasoned, default=0),
+        writes=None if any(map(_writes, stages)) or experiment.evaluation.retention else NUM_EXAMPLE_CLIPS,
     )
+
+
+def _writes(stage: Stage) -> bool:
+    """Whether a stage asks about training clips, or its child about test clips, for more than the report's examples."""
+    return stage.learns_rationales or stage.describe_first or stage.reasons
