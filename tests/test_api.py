@@ -129,6 +129,10 @@ def test_commands_and_options() -> None:
         ],
         "run": ["experiment", "overrides"],
         "predict": ["checkpoint", "clips", "--rationale", "--json"],
+        "ask": [
+            "model", "questions", "--videos", "--out", "--frames", "--fps", "--pixels", "--prompts",
+            "--max-new-tokens", "--batch-size", "--leave-out-missing", "--json",
+        ],
         "compare": ["a", "b", "--json"],
         "explain": [
             "checkpoint", "clips", "--out", "--label", "--experiment", "--masks", "--attention", "--objects", "--json",

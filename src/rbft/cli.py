@@ -222,6 +222,65 @@ def predict(
 
 
 @app.command()
+def ask(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|CHECKPOINT", help="A base model (name, folder or `embedded`), or a checkpoint."),
+    ],
+    questions: Annotated[
+        Path,
+        typer.Argument(metavar="QUESTIONS.jsonl", help="Questions: VideoRFT's rows, or what `rbft import` writes."),
+    ],
+    videos: Annotated[
+        Path | None, typer.Option(help="Where the paths of rows start (default: the folder of the questions).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for answers.jsonl and summary.json (default: runs/QUESTIONS-MODEL).")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="At most so many frames of a clip, evenly spaced (default: 32).", min=2)
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second to aim at (default: 2).", min=0.001, max=60)
+    ] = None,
+    pixels: Annotated[int | None, typer.Option(help="Largest area of a frame (default: 200704).", min=1)] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="`default`, `brief` or a file (default: the checkpoint's own).")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer (default: 1024).", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 8,
+    leave_out_missing: Annotated[
+        bool, typer.Option("--leave-out-missing", help="Leave out questions whose video is missing.")
+    ] = False,
+    as_json: JSON = False,
+) -> None:
+    """Questions of all kinds about clips: greedy answers, graded, with scores by kind and category and intervals.
+
+    A checkpoint is asked with its own prompts and frames, unless an option says otherwise. Interrupted at any point,
+    the same command continues; run again, it redoes nothing.
+    """
+    from rbft.evaluation.ask import Choices, render_asked
+    from rbft.evaluation.ask import ask as ask_questions
+
+    choices = Choices(
+        frames=frames,
+        fps=fps,
+        max_pixels=pixels,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        leave_out_missing=leave_out_missing,
+    )
+    asked = ask_questions(model, questions, videos=videos, out=out, choices=choices)
+    if as_json:
+        sys.stdout.write(asked.report.model_dump_json() + "\n")
+    else:
+        console = Console()
+        render_asked(asked.report, console)
+        console.print(f"\n{asked.folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A.csv", help="Predictions: clip_id, label, predicted.")],
     b: Annotated[Path, typer.Argument(metavar="B.csv", help="Others, on the same clips.")],

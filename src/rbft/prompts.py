@@ -41,6 +41,21 @@ class PromptTemplates(Record):
     forms: dict[QuestionKind, str] = Field(default_factory=dict, exclude=True)
     """By kind of question, in which form its answer is wanted; a kind that is not there has no such sentence."""
 
+    @property
+    def asking(self) -> QuestionTemplates | None:
+        """Those of questions; None where there are none."""
+        if self.question is None or self.option is None:
+            return None
+        return QuestionTemplates(question=self.question, option=self.option, forms=self.forms)
+
+
+class QuestionTemplates(Record):
+    """How questions are asked: what `PromptTemplates` leaves out where it is written, for a checkpoint's card."""
+
+    question: str
+    option: str
+    forms: dict[QuestionKind, str]
+
 
 class Prompts(Record):
     """The prompts of one experiment: templates, persona, labels. Rendered text never holds a clip's own label."""
@@ -48,6 +63,10 @@ class Prompts(Record):
     templates: PromptTemplates
     persona: str
     labels: dict[str, str]
+
+    def asking(self, questions: QuestionTemplates) -> Prompts:
+        """The same, asking questions by these templates."""
+        return self.model_copy(update={"templates": self.templates.model_copy(update=dict(questions))})
 
     def rationale(self) -> str:
         """The label-free question that makes the model explain a clip (paper: P_rationale)."""

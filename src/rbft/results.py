@@ -194,6 +194,32 @@ class QuestionSummary(Record):
     categories: dict[str, QuestionScore]
 
 
+class Asking(Record):
+    """What the answers in a folder depend on, written before them."""
+
+    model: str
+    checkpoint: str
+    questions: str
+    """Name of the file of questions."""
+    num_questions: int
+    prompts: str
+    max_new_tokens: int
+    sampling: dict[str, Any]
+    left_out: tuple[str, ...] = ()
+    """Questions that were left out, for their clip is not there."""
+    trained_on: tuple[str, ...] = ()
+    """Questions about clips that the checkpoint was trained on."""
+    key: str
+
+
+class AskReport(Record):
+    """`summary.json` of `rbft ask`."""
+
+    schema_version: Literal[1] = 1
+    asking: Asking
+    summary: QuestionSummary
+
+
 # -- grounding -----------------------------------------------------------------------------------------------------
 
 

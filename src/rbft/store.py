@@ -23,7 +23,7 @@ from pathlib import Path
 from rbft.errors import CheckpointError, LineageError, StoreError
 from rbft.experiment import Sampling
 from rbft.files import JsonlAppender, R, read_jsonl, read_record, sha256_of, write_record
-from rbft.prompts import Describing, Prompts, Reasoning
+from rbft.prompts import Describing, Prompts, QuestionTemplates, Reasoning
 from rbft.records import Checkpoint, Record
 
 CARD = "card.json"
@@ -39,6 +39,8 @@ class Card(Record):
     length_normalisation: str
     describing: Describing | Reasoning | None = None
     """Set where the label is scored after the checkpoint's own description, or after its own thinking."""
+    questions: QuestionTemplates | None = None
+    """How it is asked questions; None where its prompts ask none, and in cards of versions that did not keep them."""
 
 
 class FileManifest(Record):

@@ -111,15 +111,15 @@ def test_summary_by_hand() -> None:
         answered(0, "a", 1.0, category=("x", "y"), kind="multiple choice"),
         answered(1, "a", 0.0, category=("x",), kind="multiple choice", answer=None, finished=False),
         answered(2, "b", 0.9, mra=0.5, category=("z",), kind="regression"),
-        answered(3, "b", None, category=("z",)),
+        answered(3, "b", None),
     ]
     told = summary(rows, resamples=200)
     assert told.overall.score.mean == pytest.approx((1 + 0 + 0.5) / 3)
     assert (told.overall.questions, told.overall.clips, told.overall.ungraded) == (4, 2, 1)
     assert (told.overall.unreadable, told.overall.cut_off) == (0.25, 0.25)
     assert told.over_categories is not None
-    assert told.over_categories.mean == pytest.approx((0.5 + 0.5) / 2), "first categories: x, z"
-    assert list(told.categories) == ["x", "z", "y"], "the largest first"
+    assert told.over_categories.mean == pytest.approx((0.5 + 0.5) / 2), "first categories: x, z; the last has none"
+    assert list(told.categories) == ["x", "y", "z"], "the largest first"
     assert told.categories["y"].score.mean == 1.0
     assert told.kinds["regression"].score.mean == 0.5, "MRA"
     assert (told.kinds["OCR"].questions, told.kinds["OCR"].ungraded) == (1, 1)

@@ -97,7 +97,7 @@ def read_videorft(path: Path) -> VideoRFTRows:
     rows: list[VideoRFTRow] = []
     bad: list[Bad] = []
     seen: dict[int | str, str] = {}
-    for place, line in _lines(path):
+    for place, line in json_lines(path):
         row = _row(place, line)
         if not isinstance(row, VideoRFTRow):
             bad += row
@@ -118,8 +118,8 @@ def write_videorft(path: Path, rows: Iterable[VideoRFTRow]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in dumped))
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, each with its place."""
+def json_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a file that are not blank, each with its place; raises ManifestError where it is not UTF-8 text."""
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):

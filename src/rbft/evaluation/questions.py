@@ -137,8 +137,11 @@ def score_of(runs: Sequence[Sequence[Answered]]) -> Counted:
 
 
 def over_categories_of(runs: Sequence[Sequence[Answered]]) -> Counted:
-    """The plain mean over first categories of the mean in each; a draw without one is the mean over the others."""
-    return _counted(runs, lambda answered: answered.category[0] if answered.category else "")
+    """The plain mean over first categories of the mean in each; a draw without one is the mean over the others.
+
+    Answers without a category are left out.
+    """
+    return _counted([[a for a in run if a.category] for run in runs], lambda answered: answered.category[0])
 
 
 def _counted(runs: Sequence[Sequence[Answered]], group: Callable[[Answered], str]) -> Counted:

@@ -95,6 +95,7 @@ def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_re
         sampling=job.sampling,
         length_normalisation=job.length_normalisation,
         describing=job.describing,
+        questions=job.prompts.templates.asking,
     )
     write_record(finished / CARD, card)
     publish(finished, folder)
