@@ -113,7 +113,14 @@ def check(
 
 @app.command(name="import")
 def import_(
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="`smarthome` or `multihateclip`.")],
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            metavar="BENCHMARK",
+            help="`smarthome` or `multihateclip`; of questions `vsi-bench`, `videommmu`, `mmvu`, `mvbench`, "
+            "`tempcompass` or `videomme`.",
+        ),
+    ],
     annotation: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -129,7 +136,7 @@ def import_(
         Path | None, typer.Option(help="Folder with the videos, named by their ids; without it clips are only counted.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The manifest to write (default: clips.csv among the videos).")
+        Path | None, typer.Option(help="The file to write (default: clips.csv, or BENCHMARK.jsonl, among the videos).")
     ] = None,
     drop_vague: Annotated[
         bool, typer.Option("--drop-vague", help="Leave out clips tagged Vague Abnormal (default: they are abnormal).")
@@ -141,11 +148,22 @@ def import_(
         bool, typer.Option("--leave-out-missing", help="Leave out clips that have no video.")
     ] = False,
 ) -> None:
-    """A published benchmark's own files and a folder of videos become a manifest for `check` and `run`.
+    """A published benchmark's own files and a folder of videos become a manifest for `run`, or questions for `ask`.
 
     * `rbft import smarthome Video_Annotation.csv --train sft_label.json --test test.json --videos videos`
     * `rbft import multihateclip --train train.tsv --train valid.tsv --test test.tsv --videos videos`
+    * `rbft import vsi-bench test.jsonl --videos videos`
     """
+    from rbft.clips.question_benchmarks import QUESTION_BENCHMARKS
+
+    if benchmark in QUESTION_BENCHMARKS:
+        options = {"--train": train, "--test": test, "--drop-vague": drop_vague, "--drop-leaks": drop_leaks}
+        if given := [name for name, value in options.items() if value]:
+            raise UserError(
+                f"{', '.join(given)}: {benchmark} is a benchmark of questions, without a split; leave it out"
+            )
+        _import_questions(benchmark, annotation or [], videos, out, leave_out_missing)
+        return
     from rbft.clips.benchmarks import import_benchmark, render_counts, write_manifest
 
     imported = import_benchmark(
@@ -167,6 +185,24 @@ def import_(
     for note in write_manifest(imported, place):
         console.print(f"note: {printable(note)}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"\nNext: rbft check {place}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _import_questions(
+    name: str, files: list[Path], videos: Path | None, out: Path | None, leave_out_missing: bool
+) -> None:
+    from rbft.clips.question_import import import_questions, left_out_file, render_imported, write_imported
+
+    imported = import_questions(name, files, videos=videos, leave_out_missing=leave_out_missing)
+    console = Console()
+    if videos is None:
+        render_imported(imported, console, "with --videos FOLDER every one is listed in a file")
+        console.print("Nothing is written without --videos FOLDER.", markup=False, highlight=False)
+        return
+    place = out or videos / f"{name}.jsonl"
+    write_imported(imported, place, videos)
+    render_imported(imported, console, f"{left_out_file(place)} lists every one")
+    folder = "" if place.parent == videos else f" --videos {videos}"
+    console.print(f"\nNext: rbft ask MODEL {place}{folder}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -250,7 +286,7 @@ def ask(
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer (default: 1024).", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 8,
     leave_out_missing: Annotated[
-        bool, typer.Option("--leave-out-missing", help="Leave out questions whose video is missing.")
+        bool, typer.Option("--leave-out-missing", help="Leave out questions whose video is missing or unreadable.")
     ] = False,
     as_json: JSON = False,
 ) -> None:

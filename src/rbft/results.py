@@ -206,7 +206,7 @@ class Asking(Record):
     max_new_tokens: int
     sampling: dict[str, Any]
     left_out: tuple[str, ...] = ()
-    """Questions that were left out, for their clip is not there."""
+    """Questions that were left out, for their clip is not there or cannot be read."""
     trained_on: tuple[str, ...] = ()
     """Questions about clips that the checkpoint was trained on."""
     key: str

@@ -169,7 +169,8 @@ def test_a_leak_can_be_kept_in_test_alone(hate: Path) -> None:
 def test_what_was_asked_for(home: Path) -> None:
     file = home / "home.csv"
     assert faults_of(name="smarthom", annotation=[file]) == [
-        "no benchmark 'smarthom'; did you mean 'smarthome'? Benchmarks: smarthome, multihateclip"
+        "no benchmark 'smarthom'; did you mean 'smarthome'? Benchmarks: smarthome, multihateclip, vsi-bench, "
+        "videommmu, mmvu, mvbench, tempcompass, videomme"
     ]
     assert faults_of(name="smarthome", annotation=[]) == [
         "smarthome: name the annotation file of SmartHome-Bench, or --train and --test files"

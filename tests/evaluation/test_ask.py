@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from commands import command
+from rbft.clips.frames import frame_count
 from rbft.clips.questions import QuestionRow, read_questions, write_questions
 from rbft.clips.videorft import row_of, write_videorft
 from rbft.evaluation.ask import SAMPLING, Choices, respondent_of
@@ -105,7 +106,7 @@ def test_interrupted_it_continues(asked: Path, yard: Path, tmp_path: Path) -> No
 def test_table_and_json(asked: Path, yard: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(yard, asked) == 0
     shown = capsys.readouterr().out
-    for name in ("all", "mean of categories", "multiple choice", "regression (MRA)", "subject", "unreadable"):
+    for name in ("all", "over categories", "multiple choice", "regression (MRA)", "subject", "unreadable"):
         assert name in shown
     assert ask(yard, asked, "--json") == 0
     assert AskReport.model_validate_json(capsys.readouterr().out) == report_in(asked)
@@ -143,6 +144,30 @@ def test_a_window_of_a_file_is_a_clip_of_its_own(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache" / "frames").glob("??/*.safetensors"))) == 2
 
 
+def test_from_a_benchmarks_own_file_to_its_score(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MVBench's layout around rendered clips: import, then ask."""
+    rows = [r for r in read_questions(yard / "questions.jsonl").rows if r.category == ("subject",)]
+    items = []
+    for number, one in enumerate(rows):
+        place = tmp_path / "video" / "star" / "Charades_v1_480" / f"{number}.mp4"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((yard / one.path).read_bytes())
+        answer = one.options["AB".index(one.answer)]
+        fields = {"video": place.name, "question": one.text, "candidates": list(one.options), "answer": answer}
+        items.append(fields | {"start": 0.0, "end": 2.0})
+    (tmp_path / "action_sequence.json").write_text(json.dumps(items))
+    videos = tmp_path / "video"
+    assert command("import", "mvbench", str(tmp_path / "action_sequence.json"), "--videos", str(videos)) == 0
+    assert command("ask", "embedded", str(videos / "mvbench.jsonl"), "--out", str(tmp_path / "out"), "--json") == 0
+    report = AskReport.model_validate_json(capsys.readouterr().out.splitlines()[-1])
+    assert report.summary.categories["action_sequence"].questions == 12
+    assert report.summary.overall.score.low > 0.5, "of two options"
+    made = read_jsonl(tmp_path / "out" / "answers.jsonl", Answered)
+    assert {a.clip_id for a in made} == {f"star/Charades_v1_480/{n}.mp4@0-2" for n in range(12)}
+
+
 # -- checkpoints ---------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +175,7 @@ def checkpoint(folder: Path, **fields: Any) -> Path:
     """The embedded model as a checkpoint of a run."""
     VLM.load("embedded").save(folder)
     prompts = load_prompts("brief", persona="x", labels={"a": ""})
-    base = {name: "" for name in ("path", "data_fingerprint", "prompts_fingerprint", "config_fingerprint")}
+    base = dict.fromkeys(("path", "data_fingerprint", "prompts_fingerprint", "config_fingerprint"), "")
     told = {"fingerprint": "abc", "stage": "cot", "base": "embedded", "parent": None, "seed": 0, "num_steps": 1}
     trained = fields.pop("train_clip_sha256", ())
     sampling = {"fps": 2.0, "min_pixels": 7056, "max_pixels": 7056, "max_frames": 8}
@@ -193,6 +218,8 @@ def test_a_base_model_is_asked_as_in_the_paper_unless_told_otherwise() -> None:
     told = respondent_of("owner/name", Choices(frames=2, fps=1.0, max_pixels=50_000, max_new_tokens=7, prompts="brief"))
     assert (told.sampling.max_frames, told.sampling.min_frames, told.sampling.fps) == (2, 2, 1.0)
     assert (told.sampling.max_pixels, told.sampling.min_pixels) == (50_000, 50_000)
+    odd = respondent_of("owner/name", Choices(frames=3)).sampling
+    assert frame_count(10.0, 300, odd) == frame_count(0.1, 3, odd) == 2, "at most three, in whole temporal patches"
     assert (told.max_new_tokens, told.prompts.templates.name) == (7, "brief")
 
 
@@ -230,13 +257,13 @@ def test_all_faults_in_one_message(yard: Path, tmp_path: Path) -> None:
         *[f"bad.jsonl:6: fields: {name}: field required" for name in ("question_id", "path", "kind", "text", "answer")],
         "bad.jsonl:7: fields: path: string should have at least 1 character",
         "bad.jsonl:5: twice: question_id '2' stands in bad.jsonl:2 too; give each its own",
-        "question '1': the answer 'a fox' cannot be graded; a multiple choice answer is exactly one of the options, which "
-        "are 'a dog', 'a cat'",
+        "question '1': the answer 'a fox' cannot be graded; a multiple choice answer is exactly one of the options, "
+        "which are 'a dog', 'a cat'",
         "question '4': the answer 'many' cannot be graded; a regression answer is one plain number, like 3, 1,234.5 or "
         "50%",
         f"question '3': {rows[2].path} lies outside {yard}",
-        f"1 of 4 questions have no video in {yard}: none.mp4. Put them there, name their folder with --videos, or leave "
-        "these questions out with --leave-out-missing",
+        f"1 of 4 questions have no video in {yard}: none.mp4. Put them there, name their folder with --videos, or "
+        "leave these questions out with --leave-out-missing",
     ]
 
 
@@ -251,7 +278,7 @@ def test_missing_videos_are_left_out_only_when_asked(
     assert command(*given) == 2
     assert "1 of 5 questions have no video" in capsys.readouterr().err
     assert command(*given, "--leave-out-missing") == 0
-    assert "left out: 1 of 5 questions, whose video is missing; asking.json names them" in capsys.readouterr().err
+    assert "left out: 1 of 5 questions; asking.json names them" in capsys.readouterr().err
     assert report_in(out).asking.left_out == ("gone",)
     assert report_in(out).summary.overall.questions == 4
     (tmp_path / "empty").mkdir()
@@ -260,13 +287,34 @@ def test_missing_videos_are_left_out_only_when_asked(
     assert "5 of 5 questions have no video" in capsys.readouterr().err
 
 
-def test_a_clip_that_cannot_be_read_is_named(yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clips_that_cannot_be_read_are_named_and_left_out_only_when_asked(
+    yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is no video, and a window behind a clip's end."""
+    good = read_questions(yard / "questions.jsonl").rows[0]
     (tmp_path / "broken.mp4").write_bytes(b"no video at all" * 40)
-    write_questions(tmp_path / "q.jsonl", [row("1", "broken.mp4", kind="OCR", text="?", answer="x")])
-    assert command("ask", "embedded", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "out")) == 2
+    (tmp_path / "good.mp4").write_bytes((yard / good.path).read_bytes())
+    bad = [row("1", "broken.mp4", kind="OCR", text="?", answer="x"),
+           good.model_copy(update={"question_id": "2", "path": "good.mp4", "start": 1.0, "end": 9.0})]  # fmt: skip
+    write_questions(tmp_path / "q.jsonl", [*bad, good.model_copy(update={"path": "good.mp4"})])
+    given = ("ask", "embedded", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "out"))
+    assert command(*given) == 2
     said = capsys.readouterr().err
-    assert "broken.mp4: " in said
-    assert f"1 clips cannot be read: mend the files, or take their questions out of {tmp_path / 'q.jsonl'}" in said
+    assert "rbft: broken.mp4: " in said
+    assert "rbft: good.mp4: too_short: the window ends at 9 s; the clip ends at 2 s" in said
+    assert (
+        "rbft: 2 of 3 clips cannot be read: mend the files, or leave their questions out with --leave-out-missing"
+        in said
+    )
+    assert command(*given, "--leave-out-missing") == 0
+    said = capsys.readouterr().err
+    assert "left out: good.mp4: too_short: " in said
+    assert "left out: 2 of 3 questions; asking.json names them" in said
+    assert report_in(tmp_path / "out").asking.left_out == ("1", "2")
+    assert report_in(tmp_path / "out").summary.overall.questions == 1
+    write_questions(tmp_path / "q.jsonl", bad)
+    assert command(*given, "--leave-out-missing") == 2
+    assert "2 of 2 clips cannot be read" in capsys.readouterr().err
 
 
 def test_what_else_is_refused(yard: Path, tmp_path: Path) -> None:
@@ -280,6 +328,20 @@ def test_what_else_is_refused(yard: Path, tmp_path: Path) -> None:
     assert faults(yard, tmp_path, model=str(run)) == [
         f"{run}: a run directory; name one of its checkpoints: checkpoints/ holds k1"
     ]
+
+
+def test_prompts_that_ask_no_questions(yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        "schema: 1", "name: own", "rationale: 'x {persona}'", "label: '{labels}'", "label_item: '{label}{definition}'",
+        "label_item_bare: '{label}'", "dimensions: {subjects: [s], attributes: [a], actions: [b], scenes: [c]}",
+    ]  # fmt: skip
+    (tmp_path / "own.yaml").write_text("\n".join(lines))
+    assert ask(yard, tmp_path / "out", "--prompts", str(tmp_path / "own.yaml")) == 2
+    assert capsys.readouterr().err == "".join(
+        f"rbft: the prompts 'own' have no template `{name}`, which questions are asked with; add it, or name others with "
+        "--prompts\n"
+        for name in ("question", "option")
+    )
 
 
 def test_answers_that_are_not_ours_are_let_be(yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

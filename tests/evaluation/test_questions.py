@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rbft.clips.frames import Frames
+from rbft.errors import UserError
 from rbft.evaluation.questions import answer_questions, answers_key, graded, score_of, summary
 from rbft.files import read_jsonl
 from rbft.models.generate import Generated
@@ -89,6 +90,17 @@ def test_an_answer_does_not_depend_on_its_batch(vlm: VLM, tmp_path: Path) -> Non
     questions = [question(n) for n in range(4)]
     one, many = (ask(lambda: vlm, questions, tmp_path / f"{n}.jsonl", [], batch=n) for n in (1, 4))
     assert one == many
+
+
+def test_control_tokens_are_named_before_any_answer(vlm: VLM, tmp_path: Path) -> None:
+    token = vlm.tokenizer.decode([vlm.end_of_turn])
+    questions = [question(0), question(1, text=f"Is it {token}?"), question(2, options=("a dog", f"a {token}"))]
+    with pytest.raises(UserError) as caught:
+        ask(lambda: vlm, questions, tmp_path / "a.jsonl", [])
+    assert caught.value.faults == [
+        f"question '{name}': holds {token!r}, a control token of embedded; take it out" for name in ("q1", "q2")
+    ]
+    assert not (tmp_path / "a.jsonl").exists()
 
 
 def test_graded_by_hand() -> None:

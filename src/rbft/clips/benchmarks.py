@@ -17,6 +17,7 @@ from rich.text import Text
 
 from rbft.clips.annotations import BENCHMARKS, Annotated, Benchmark, Listed, read_annotation, read_ids
 from rbft.clips.manifest import nearest_spelling, show
+from rbft.clips.question_benchmarks import QUESTION_BENCHMARKS
 from rbft.clips.sources import files_below
 from rbft.errors import ManifestError
 from rbft.files import write_text
@@ -90,8 +91,9 @@ def import_benchmark(
 
 def _benchmark(name: str) -> Benchmark:
     if name not in BENCHMARKS:
-        hint = nearest_spelling(name, BENCHMARKS) or "."
-        raise ManifestError(f"no benchmark {show(repr(name))}{hint} Benchmarks: {', '.join(BENCHMARKS)}")
+        names = (*BENCHMARKS, *QUESTION_BENCHMARKS)
+        hint = nearest_spelling(name, names) or "."
+        raise ManifestError(f"no benchmark {show(repr(name))}{hint} Benchmarks: {', '.join(names)}")
     return BENCHMARKS[name]
 
 

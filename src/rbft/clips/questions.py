@@ -57,6 +57,14 @@ class QuestionRow(Record):
         )
 
 
+class LeftOutQuestion(Record):
+    """A published question that is not used: its id (or its place in the file), one word, and an explanation."""
+
+    question_id: str
+    reason: str
+    detail: str
+
+
 class QuestionRows(NamedTuple):
     """What a file holds: the rows that can be used, and the others by line, with a reason."""
 

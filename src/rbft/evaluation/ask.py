@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +22,7 @@ from rbft.clips.grouped import Bad, by_reason, first_of
 from rbft.clips.ingest import Inspection, clip_frames, inspect_clips
 from rbft.clips.manifest import Listing, show
 from rbft.clips.questions import QuestionRow, find_videos, read_questions
-from rbft.errors import ExperimentError, ManifestError, UserError
+from rbft.errors import ManifestError, UserError
 from rbft.evaluation.questions import answer_questions, answers_key, summary
 from rbft.experiment import ClipLimits, Sampling
 from rbft.files import held, read_record, write_record
@@ -96,8 +95,6 @@ def ask(
     out = out or Path("runs") / f"{file.stem}-{Path(model).name}"
     respondent, rows, listing, left_out = _look_up(model, file, videos or file.parent, out, choices)
     with held(out):
-        if left_out:
-            reporter.say(_left_out_note(left_out, len(rows) + len(left_out)))
         source = resolve(respondent.path)
         cache = FrameCache(out.parent / "cache" / "frames")
         with reporter.counted("Reading clips", len(listing.rows)) as advance:
@@ -109,7 +106,10 @@ def ask(
                 cache=cache,
                 progress=advance,
             )
-        _refuse_bad_clips(inspections, file)
+        rows, unread = _with_clips(rows, inspections, choices, reporter)
+        left_out += unread
+        if left_out:
+            reporter.say(f"left out: {len(left_out):,} of {len(rows) + len(left_out):,} questions; {ASKING} names them")
         asking = _asking(respondent, file, rows, left_out, inspections)
         _same_as_before(out, asking)
         questions = [row.question for row in rows]
@@ -181,10 +181,6 @@ def _missing(missing: Sequence[QuestionRow], rows: Sequence[QuestionRow], videos
     ]
 
 
-def _left_out_note(left_out: Sequence[QuestionRow], total: int) -> str:
-    return f"left out: {len(left_out):,} of {total:,} questions, whose video is missing; {ASKING} names them"
-
-
 def respondent_of(model: str, choices: Choices) -> Respondent:
     """A model by name with what belongs to it; raises UserError, with every fault, for none and for a run directory."""
     folder = Path(model).expanduser()
@@ -238,28 +234,28 @@ def _of_base(model: str, choices: Choices) -> Respondent:
 
 
 def _changed(sampling: Sampling, changes: dict[str, Any]) -> Sampling:
-    """The sampling with a user's changes; smallest values that stand against them give way."""
+    """The sampling with a user's changes; the smallest number of frames and of pixels give way to them."""
     given = sampling.model_dump() | changes
-    given["min_frames"] = min(given["min_frames"], given["max_frames"])
+    given["min_frames"] = min(given["min_frames"], given["max_frames"] // 2 * 2)
     given["min_pixels"] = min(given["min_pixels"], given["max_pixels"])
-    try:
-        return Sampling.model_validate(given)
-    except ValidationError as error:
-        names = {"fps": "--fps", "max_frames": "--frames", "max_pixels": "--pixels"}
-        faults = [
-            f"{names.get(str(e['loc'][0]), e['loc'][0])} {e['input']}: {e['msg'][0].lower()}{e['msg'][1:]}"
-            for e in error.errors()
-        ]
-        raise ExperimentError(faults) from None
+    return Sampling.model_validate(given)
 
 
-def _refuse_bad_clips(inspections: Sequence[Inspection], file: Path) -> None:
+def _with_clips(
+    rows: list[QuestionRow], inspections: Sequence[Inspection], choices: Choices, reporter: Reporter
+) -> tuple[list[QuestionRow], list[QuestionRow]]:
+    """The rows whose clip was read, and the others; raises ManifestError for these unless they may be left out."""
+    unread = {i.row.clip_id for i in inspections if i.problem is not None}
     bad = [Bad(show(i.row.listed), i.problem.reason, show(i.problem.detail)) for i in inspections if i.problem]
-    if bad:
-        lines = by_reason(bad, "mend these, and the next run lists the rest")
+    lines = by_reason(bad, "mend these, and the next run lists the rest")
+    if bad and (not choices.leave_out_missing or len(unread) == len(inspections)):
         raise ManifestError(
-            [*lines, f"{len(bad):,} clips cannot be read: mend the files, or take their questions out of {show(file)}"]
-        )
+            [*lines, f"{len(bad):,} of {len(inspections):,} clips cannot be read: mend the files, or leave their "
+             "questions out with --leave-out-missing"]
+        )  # fmt: skip
+    for line in lines:
+        reporter.say(f"left out: {line}")
+    return [row for row in rows if row.clip_id not in unread], [row for row in rows if row.clip_id in unread]
 
 
 def _asking(
@@ -315,7 +311,7 @@ def render_asked(report: AskReport, console: Console) -> None:
     table.add_row("all", *_cells(summed.overall))
     if summed.over_categories is not None:
         mean = summed.over_categories
-        table.add_row("mean of categories", "", "", _percent(mean.mean), _range(mean.low, mean.high), "", "")
+        table.add_row("over categories", "", "", _percent(mean.mean), _range(mean.low, mean.high), "", "")
     for kind, score in summed.kinds.items():
         table.add_row(f"{kind} (MRA)" if kind == "regression" else kind, *_cells(score))
     for number, (name, score) in enumerate(summed.categories.items()):

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from rbft.asking import question_prompt
+from rbft.clips.grouped import first_of
+from rbft.errors import UserError
 from rbft.evaluation.bootstrap import Counted, spread
 from rbft.evaluation.metrics import FloatArray
 from rbft.files import JsonlAppender, read_jsonl
@@ -48,6 +50,7 @@ def answer_questions(
     """Answer every question that `path` does not hold yet; return all in their order. Appended batch by batch.
 
     Ids of questions differ, and `path` is named by `answers_key`. `load` is called only where something is missing.
+    Raises UserError, before any answer, with every question that holds a control token of the model.
     """
     there = read_jsonl(path, Answered) if path.exists() else []
     done = {answered.question_id: answered for answered in there}
@@ -55,6 +58,7 @@ def answer_questions(
     waiting = [question for question in _by_size(questions, frames) if question.question_id not in done]
     if waiting:
         vlm = load()
+        _refuse_control_tokens(vlm, waiting, prompts)
         with JsonlAppender(path) as file:
             for start in range(0, len(waiting), batch_size):
                 batch = waiting[start : start + batch_size]
@@ -68,6 +72,17 @@ def answer_questions(
                 done |= {answered.question_id: answered for answered in made}
                 advance(len(made))
     return [done[question.question_id] for question in questions]
+
+
+def _refuse_control_tokens(vlm: VLM, questions: Sequence[Question], prompts: Prompts) -> None:
+    found = [(question, vlm.control_token_in(question_prompt(prompts, question))) for question in questions]
+    faults = [
+        f"question {question.question_id!r}: holds {token!r}, a control token of {vlm.source.name}; take it out"
+        for question, token in found
+        if token
+    ]
+    if faults:
+        raise UserError(first_of(faults, "questions with control tokens"))
 
 
 def _by_size(questions: Sequence[Question], frames: FrameSource) -> list[Question]:

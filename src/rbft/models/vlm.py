@@ -282,11 +282,16 @@ class VLM:
         tokens += [self._placeholder]
         return re.compile("|".join(re.escape(token) for token in tokens if token))
 
-    def _refuse_special(self, text: str) -> None:
+    def control_token_in(self, text: str) -> str | None:
+        """The first of this model's control tokens in a text, which must then not be put to it; None: plain text."""
         found = self._special.search(text)
-        if found:
+        return found.group() if found else None
+
+    def _refuse_special(self, text: str) -> None:
+        token = self.control_token_in(text)
+        if token:
             raise UserError(
-                f"{text[:80]!r} holds {found.group()!r}, a control token of {self.source.name}; "
+                f"{text[:80]!r} holds {token!r}, a control token of {self.source.name}; "
                 "labels, definitions, domain and prompts must be plain text"
             )
 
