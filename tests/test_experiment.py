@@ -179,7 +179,7 @@ def test_all_faults_at_once() -> None:
         "sampling.min_pixel: no such setting; did you mean 'min_pixels'?",
         "training.batch_size: Input should be a valid integer, unable to parse string as an integer (given: 'many')",
         "training.lora.rnk: no such setting; did you mean 'rank'?",
-        "fsp: no such setting; there are name, clips, model, revision, domain, labels, arms, seeds, prompts, sampling, "
+        "fsp: no such setting; there are name, clips, questions, model, revision, domain, labels, arms, seeds, prompts, sampling, "
         "limits, split, rationales, training, reinforce, evaluation, on_bad_clip, allow_outside, allow_remote_code, "
         "output, workers, memory_gib",
     ]
@@ -195,7 +195,7 @@ def test_what_is_missing() -> None:
     ("changes", "expected"),
     [
         ({"Seeds": [1]}, "Seeds: no such setting; did you mean 'seeds'?"),
-        ({"epochs": 1}, "epochs: no such setting; there are name, clips, model"),
+        ({"epochs": 1}, "epochs: no such setting; there are name, clips, questions, model"),
         ({"sampling": {"FPS": 1}}, "sampling.FPS: no such setting; did you mean 'fps'?"),
         (
             {"arms": [arm({"kind": "label", "formt": 1})]},

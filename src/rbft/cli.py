@@ -227,10 +227,13 @@ def run(
     from rbft.experiment import load_experiment
 
     asked = load_experiment(experiment, overrides or [])
-    from rbft.runs import run_experiment  # loads torch; a fault in the file is told before that
+    from rbft import runs  # loads torch; a fault in the file is told before that
 
     _keep_imports()
-    _print_outcome(run_experiment(asked))
+    if asked.questions is None:
+        _print_outcome(runs.run_experiment(asked))
+    else:
+        _print_answers(runs.run_question_experiment(asked))
 
 
 @app.command()
@@ -428,6 +431,18 @@ def _print_outcome(outcome: Any) -> None:
         usable = outcome.report.advice is not None and outcome.report.advice.arm is not None
         title = "Classify:" if usable else "Try:     "
         console.print(f"{title} rbft predict {outcome.classifier} CLIP…", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_answers(outcome: Any) -> None:
+    from rbft.report.questions import render_question_words
+
+    console = Console()
+    render_question_words(outcome.report, console)
+    console.print(f"\nReport:   {outcome.page}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.checkpoint is not None:
+        console.print(
+            f"Ask:      rbft ask {outcome.checkpoint} QUESTIONS.jsonl", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from rbft.models.generate import generate
 from rbft.models.vlm import VLM
 from rbft.progress import printable
 from rbft.records import Probability, Record
-from rbft.store import Card, read_card
+from rbft.store import Card, read_classifier
 
 MAX_RATIONALE_TOKENS = 256
 
@@ -49,7 +49,7 @@ class Classifier:
     @classmethod
     def load(cls, folder: str | Path, *, allow_remote_code: bool = False) -> Classifier:
         """Load a checkpoint of a run; its files are checked against their checksums first. Raises CheckpointError."""
-        card = read_card(Path(folder))
+        card = read_classifier(Path(folder))
         return cls(VLM.load(folder, allow_remote_code=allow_remote_code), card)
 
     @property
