@@ -294,8 +294,12 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
 
     `source` is where its model is, None where it is not on this machine. Writes nothing.
     """
-    remote_code = experiment.allow_remote_code
-    result = check_experiment(experiment, None if source is None else grid_of(source, allow_remote_code=remote_code))
+    questions = None
+    if experiment.questions is not None:
+        prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels={})
+        questions = read_question_set(experiment, prompts)
+    grid = None if source is None else grid_of(source, allow_remote_code=experiment.allow_remote_code)
+    result = check_experiment(experiment, grid, None if questions is None else questions.listing)
     faults: list[str] = []
     memory: list[str] = []
     notes: list[str] = []
@@ -312,10 +316,13 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
                 on_bad_clip=experiment.on_bad_clip,
             )
             prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=manifest.labels)
-            faults += faults_of(experiment, manifest, prompts)
+            if questions is None:
+                faults += faults_of(experiment, manifest, prompts)
+            else:
+                questions = used_questions(questions, manifest)
             if source is not None and not faults:
                 plans = {i.row.clip_id: i.plan for i in result.inspections if i.plan is not None}
-                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source)
+                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source, questions=questions)
                 faults += fitted.faults
                 memory = fitted.plan.lines()
     except UserError as error:
