@@ -45,7 +45,7 @@ def sign_flip_test(differences: FloatArray, *, draws: int = 10_000, seed: int = 
 
     All flips where there are no more than `draws`, else so many at random, the seen one among them.
     """
-    if not differences.any():
+    if len(differences) < 2 or not differences.any():
         return 1.0
     found = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=draws, rng=np.random.default_rng(seed)
