@@ -179,9 +179,9 @@ def test_all_faults_at_once() -> None:
         "sampling.min_pixel: no such setting; did you mean 'min_pixels'?",
         "training.batch_size: Input should be a valid integer, unable to parse string as an integer (given: 'many')",
         "training.lora.rnk: no such setting; did you mean 'rank'?",
-        "fsp: no such setting; there are name, clips, questions, model, revision, domain, labels, arms, seeds, prompts, "
-        "sampling, limits, split, rationales, training, reinforce, evaluation, on_bad_clip, allow_outside, allow_remote_code, "
-        "output, workers, memory_gib",
+        "fsp: no such setting; there are name, clips, questions, model, revision, domain, labels, arms, seeds, "
+        "prompts, sampling, limits, split, rationales, training, reinforce, evaluation, on_bad_clip, allow_outside, "
+        "allow_remote_code, output, workers, memory_gib",
     ]
 
 
