@@ -338,8 +338,8 @@ def test_prompts_that_ask_no_questions(yard: Path, tmp_path: Path, capsys: pytes
     (tmp_path / "own.yaml").write_text("\n".join(lines))
     assert ask(yard, tmp_path / "out", "--prompts", str(tmp_path / "own.yaml")) == 2
     assert capsys.readouterr().err == "".join(
-        f"rbft: the prompts 'own' have no template `{name}`, which questions are asked with; add it, or name others with "
-        "--prompts\n"
+        f"rbft: the prompts 'own' have no template `{name}`, which questions are asked with; add it, or name others "
+        "with --prompts\n"
         for name in ("question", "option")
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -73,9 +74,8 @@ class QuestionRows(NamedTuple):
 
 
 def read_questions(path: Path) -> QuestionRows:
-    """Read rows of either layout, told by the first line. Bad rows are listed; raises ManifestError for no text."""
-    _, first = next(json_lines(path), ("", ""))
-    if '"problem_id"' in first:
+    """Read rows of the layout that the first line has. Bad rows are listed; raises ManifestError for no UTF-8 text."""
+    if _is_videorft(path):
         found = read_videorft(path)
         return QuestionRows(tuple(_of(row.question) for row in found.rows), found.bad)
     rows: dict[str, QuestionRow] = {}
@@ -98,6 +98,16 @@ def read_questions(path: Path) -> QuestionRows:
 def write_questions(path: Path, rows: Iterable[QuestionRow]) -> None:
     """Write rows one a line, whole or not at all."""
     write_jsonl(path, rows)
+
+
+def _is_videorft(path: Path) -> bool:
+    """Whether the first row goes by a `problem_id`."""
+    _, first = next(json_lines(path), ("", ""))
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):  # told with its line, as a row of our own
+        return False
+    return isinstance(row, dict) and "problem_id" in row
 
 
 def _of(question: Question) -> QuestionRow:
