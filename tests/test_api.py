@@ -45,6 +45,7 @@ def test_public_names() -> None:
     assert rbft.__all__ == [
         "Answer", "Arm", "Checkpoint", "Classifier", "Clip", "Experiment", "Manifest", "Prediction", "Rationale",
         "RbftError", "Report", "Sampling", "Stage", "UserError", "__version__", "load_experiment", "run",
+        "run_questions",
     ]  # fmt: skip
     assert dir(rbft) == rbft.__all__
 

@@ -86,6 +86,8 @@ def test_what_a_stage_learns() -> None:
     assert [name for name in PRESET_ARMS if Arm(name=name, stages=PRESET_ARMS[name]).describes_first] == [
         "rb-ft-describe",
         "rb-ft+grpo",
+        "cot",
+        "cot+grpo",
     ]
 
 

@@ -179,9 +179,9 @@ def test_all_faults_at_once() -> None:
         "sampling.min_pixel: no such setting; did you mean 'min_pixels'?",
         "training.batch_size: Input should be a valid integer, unable to parse string as an integer (given: 'many')",
         "training.lora.rnk: no such setting; did you mean 'rank'?",
-        "fsp: no such setting; there are name, clips, model, revision, domain, labels, arms, seeds, prompts, sampling, "
-        "limits, split, rationales, training, reinforce, evaluation, on_bad_clip, allow_outside, allow_remote_code, "
-        "output, workers, memory_gib",
+        "fsp: no such setting; there are name, clips, questions, model, revision, domain, labels, arms, seeds, "
+        "prompts, sampling, limits, split, rationales, training, reinforce, evaluation, on_bad_clip, allow_outside, "
+        "allow_remote_code, output, workers, memory_gib",
     ]
 
 
@@ -195,7 +195,7 @@ def test_what_is_missing() -> None:
     ("changes", "expected"),
     [
         ({"Seeds": [1]}, "Seeds: no such setting; did you mean 'seeds'?"),
-        ({"epochs": 1}, "epochs: no such setting; there are name, clips, model"),
+        ({"epochs": 1}, "epochs: no such setting; there are name, clips, questions, model"),
         ({"sampling": {"FPS": 1}}, "sampling.FPS: no such setting; did you mean 'fps'?"),
         (
             {"arms": [arm({"kind": "label", "formt": 1})]},
@@ -453,3 +453,64 @@ def test_any_document_is_an_experiment_or_faults_in_words(document: dict[str, An
         assert all(fault.startswith("experiment: ") for fault in error.faults)
         return
     assert Experiment.model_validate_json(experiment.model_dump_json()) == experiment
+
+
+# -- questions -----------------------------------------------------------------------------------------------------
+
+ABOUT = {"name": "q", "model": "embedded", "questions": {"train": "train.jsonl", "test": "test.jsonl"}}
+
+
+def question_faults(**changes: Any) -> list[str]:
+    with pytest.raises(ExperimentError) as caught:
+        make_experiment(ABOUT | changes, where="q.yaml")
+    return [fault.removeprefix("q.yaml: ") for fault in caught.value.faults]
+
+
+def test_questions_stand_in_place_of_clips_and_bring_their_arms(tmp_path: Path) -> None:
+    experiment = make_experiment(ABOUT)
+    assert experiment.clips == ""
+    assert [arm.name for arm in experiment.arms] == ["zero-shot", "cot", "cot+grpo"]
+    assert [[stage.kind for stage in arm.stages] for arm in experiment.arms] == [[], ["cot"], ["cot", "reinforce"]]
+    assert make_experiment(experiment.model_dump(mode="json")) == experiment, "as a report's settings are run again"
+    for name in ("train", "test", "cot"):
+        (tmp_path / f"{name}.jsonl").touch()
+    text = "model: embedded\nquestions: {train: train.jsonl, test: test.jsonl, cot: cot.jsonl, videos: gone}\n"
+    files = loaded(tmp_path, text).questions
+    assert files is not None
+    assert (files.train, files.cot) == (str(tmp_path / "train.jsonl"), str(tmp_path / "cot.jsonl"))
+    assert files.videos == "gone", "what is not beside the file is taken as it is written"
+
+
+def test_every_fault_of_an_experiment_about_questions_at_once() -> None:
+    only = "learns from labelled clips; with `questions` there are cot and reinforce stages"
+    assert question_faults(
+        clips="clips.csv",
+        labels=["a", "b"],
+        split={"seed": 1},
+        evaluation={"retention": "general.csv", "learning_curve": [0.5]},
+        arms=["rb-ft", arm({"kind": "cot", "vote": {}, "engine": "parent"}), "direct"],
+    ) == [
+        *(
+            f"{name}: belongs to runs on labelled clips; with `questions` leave it out"
+            for name in ("clips", "labels", "split", "evaluation.retention", "evaluation.learning_curve")
+        ),
+        f"arms: rb-ft: stage 1: a rationale stage {only}",
+        f"arms: rb-ft: stage 2: a label stage {only}",
+        "arms: mine: stage 1: `engine` and `vote` belong to runs on labelled clips; with `questions` a cot stage "
+        "learns the thoughts of its rows",
+        f"arms: direct: stage 1: a label stage {only}",
+    ]
+
+
+def test_a_section_of_questions_is_checked_as_the_others_are() -> None:
+    assert question_faults(questions={"train": "a", "tests": "b"}) == [
+        "questions.test: is needed and was not given",
+        "questions.tests: no such setting; did you mean 'test'?",
+    ]
+    assert question_faults(questions="train.jsonl") == [
+        "questions: must be a mapping of names to values (given: 'train.jsonl')"
+    ]
+
+
+def test_an_arm_that_thinks_first_runs_on_labels_too() -> None:
+    assert [a.name for a in make_experiment(SMALLEST | {"arms": ["cot", "cot+grpo"]}).arms] == ["cot", "cot+grpo"]

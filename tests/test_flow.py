@@ -271,7 +271,7 @@ def test_predict_names_every_missing_clip_before_anything_is_loaded(
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("nothing is loaded")
 
-    monkeypatch.setattr("rbft.serving.predictor.read_card", loaded)
+    monkeypatch.setattr("rbft.serving.predictor.read_classifier", loaded)
     folder = next((finished / "checkpoints").iterdir())
     (tmp_path / "empty.mp4").write_bytes(b"")
     names = [str(tmp_path / name) for name in ("gone.mp4", "empty.mp4", "also gone.mp4", ".")]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rbft.experiment import Arm, Experiment, Sampling, Stage, load_experiment
     from rbft.records import Checkpoint, Clip, Manifest, Prediction, Rationale
     from rbft.results import Report
-    from rbft.runs import run
+    from rbft.runs import run, run_questions
     from rbft.serving.predictor import Answer, Classifier
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ _HOME = {
     "UserError": "rbft.errors",
     "load_experiment": "rbft.experiment",
     "run": "rbft.runs",
+    "run_questions": "rbft.runs",
 }
 __all__ = [
     "Answer",
@@ -56,6 +57,7 @@ __all__ = [
     "__version__",
     "load_experiment",
     "run",
+    "run_questions",
 ]
 
 

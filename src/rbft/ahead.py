@@ -19,8 +19,9 @@ from rbft.models.sources import is_on_hub, resolve
 def reading(experiment: Experiment) -> Iterator[Reading | None]:
     """The clips of an experiment, being read into its cache; what the block leaves unfinished is ended.
 
-    None where the run must look for itself: the list of clips or the model has a fault, which the run tells with all
-    others; the model is of the hub; or its configuration leaves to transformers how frames are cut.
+    None where the run must look for itself: it is about questions; the list of clips or the model has a fault, which
+    the run tells with all others; the model is of the hub; or its configuration leaves to transformers how frames are
+    cut.
     """
     begun = _begun(experiment)
     try:
@@ -31,7 +32,7 @@ def reading(experiment: Experiment) -> Iterator[Reading | None]:
 
 
 def _begun(experiment: Experiment) -> Reading | None:
-    if is_on_hub(experiment.model):
+    if experiment.questions is not None or is_on_hub(experiment.model):
         return None
     try:
         listing = read_manifest(

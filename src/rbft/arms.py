@@ -97,6 +97,11 @@ class Stage(Section):
         )
         return ", ".join([what, *(words for words, holds in said.items() if holds)])
 
+    @property
+    def question_title(self) -> str:
+        """The same of a stage that learns from questions."""
+        return "thoughts and answers" if self.kind == "cot" else self.title
+
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
         given = [name for name in _OF_RATIONALES if getattr(self, name) != type(self).model_fields[name].default]
@@ -186,7 +191,24 @@ PRESET_ARMS: dict[str, tuple[Stage, ...]] = {
     "rb-ft-joint": (Stage(kind="joint", match_steps_of="rb-ft"),),
     "rb-ft-describe": (Stage(kind="rationale"), Stage(kind="label", describe_first=True)),
     "rb-ft+grpo": (*_rb_ft(), Stage(kind="cot"), Stage(kind="reinforce")),
+    "cot": (Stage(kind="cot"),),
+    "cot+grpo": (Stage(kind="cot"), Stage(kind="reinforce")),
 }
+
+
+QUESTION_ARMS = ("zero-shot", "cot", "cot+grpo")
+"""What an experiment about questions compares where it names no arms."""
+_OF_LABELS = tuple(name for name in Stage.model_fields if name not in ("kind", "training", "reinforce"))
+
+
+def question_stage_fault(stage: Stage) -> str | None:
+    """Why a stage cannot learn from questions; None where it can."""
+    if not stage.reasons:
+        return f"a {stage.kind} stage learns from labelled clips; with `questions` there are cot and reinforce stages"
+    given = [name for name in _OF_LABELS if getattr(stage, name) != Stage.model_fields[name].default]
+    if given:
+        return f"{_listed(given)} runs on labelled clips; with `questions` a cot stage learns the thoughts of its rows"
+    return None
 
 
 def match_fault(arm: str, name: str, known: Mapping[str, tuple[Stage, ...]]) -> str | None:

@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from rbft.errors import ExperimentError
 from rbft.evaluation.predict import predict_clips
+from rbft.evaluation.questions import answer_questions, answers_key
 from rbft.experiment import Arm, Evaluation, Stage
 from rbft.files import read_jsonl, write_jsonl
 from rbft.findings import ArmRun
 from rbft.prompts import Describing, Reasoning
+from rbft.question_findings import QuestionRun
 from rbft.rationales.choose import kept_by_confidence, leading_to_label, unchanged_by_hint, voted, without_contradicting
 from rbft.rationales.generate import Request
-from rbft.records import Checkpoint, Clip, Example, Prediction, Rationale, fingerprint
+from rbft.records import Answered, Checkpoint, Clip, Example, Prediction, Question, Rationale, fingerprint
 from rbft.session import Session
 from rbft.training.examples import (
     cot_examples,
     label_examples,
     rationale_examples,
     reinforce_examples,
+    thought_examples,
     usable_clips,
 )
 from rbft.training.stages import StageJob, finished_stage, train_stage
@@ -27,17 +30,31 @@ from rbft.training.supervised import num_steps
 
 def run_arm(session: Session, arm: Arm) -> ArmRun:
     """All seeds of an arm: its stages, then its predictions of the test clips. Zero-shot has nothing to seed."""
-    seeds = session.experiment.seeds if arm.stages else session.experiment.seeds[:1]
-    numbers = range(1, len(arm.stages) + 1)
-    checkpoints = {seed: [_checkpoint(session, arm, n, seed) for n in numbers] for seed in seeds}
-    predictions = {seed: _predict(session, arm, _checkpoint(session, arm, len(numbers), seed), seed) for seed in seeds}
+    checkpoints = _trained(session, arm)
+    last = len(arm.stages)
+    predictions = {seed: _predict(session, arm, _checkpoint(session, arm, last, seed), seed) for seed in checkpoints}
     chosen = [
         rationale
-        for number in numbers
-        if arm.stages[number - 1].learns_rationales
-        for rationale in _rationales(session, arm, number, seeds[0]).values()
+        for number, stage in enumerate(arm.stages, 1)
+        if stage.learns_rationales
+        for rationale in _rationales(session, arm, number, next(iter(checkpoints))).values()
     ]
     return ArmRun(arm=arm, checkpoints=checkpoints, predictions=predictions, rationales=chosen)
+
+
+def ask_arm(session: Session, arm: Arm) -> QuestionRun:
+    """The same in an experiment about questions: its stages, then its answers to the test questions."""
+    checkpoints = _trained(session, arm)
+    last = len(arm.stages)
+    answers = {seed: _ask(session, arm, _checkpoint(session, arm, last, seed), seed) for seed in checkpoints}
+    return QuestionRun(arm=arm, checkpoints=checkpoints, answers=answers)
+
+
+def _trained(session: Session, arm: Arm) -> dict[int, list[Checkpoint]]:
+    """By seed, what the stages of an arm left, one after the other. Zero-shot has nothing to seed."""
+    seeds = session.experiment.seeds if arm.stages else session.experiment.seeds[:1]
+    numbers = range(1, len(arm.stages) + 1)
+    return {seed: [_checkpoint(session, arm, n, seed) for n in numbers] for seed in seeds}
 
 
 # -- stages --------------------------------------------------------------------------------------------------------
@@ -55,7 +72,7 @@ def _checkpoint(session: Session, arm: Arm, number: int, seed: int) -> Checkpoin
 
 def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint:
     stage = arm.stages[number - 1]
-    examples = stage_examples(session, arm, number, seed)
+    examples, questions = stage_examples(session, arm, number, seed), stage_questions(session, stage)
     reinforce = session.experiment.reinforce_of(stage)
     recipe = session.fit.recipe(session.experiment.stage_training(stage), reinforce)
     steps = stage_steps(session, arm, number, seed)
@@ -71,11 +88,13 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
         length_normalisation=session.experiment.evaluation.length_normalisation,
         clips=session.clips,
         frame_keys=session.frame_keys,
+        questions=questions,
         describing=describing_of(session, stage),
         reinforce=reinforce,
     )
     if job.key not in session.stages:
-        title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"
+        what = f"{len(questions)} questions" if questions else f"{len(examples)} examples"
+        title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {what}, {steps} steps"
         session.stages[job.key] = finished_stage(job, session.store) or _train(session, arm, job, title)
     return session.stages[job.key]
 
@@ -92,7 +111,8 @@ def stage_steps(session: Session, arm: Arm, number: int, seed: int) -> int:
     """Optimizer steps of a stage: of its own examples, or of the whole arm that it matches."""
     stage = arm.stages[number - 1]
     if stage.match_steps_of is None:
-        return num_steps(len(stage_examples(session, arm, number, seed)), session.experiment.stage_training(stage))
+        num_learnt = len(stage_examples(session, arm, number, seed)) + len(stage_questions(session, stage))
+        return num_steps(num_learnt, session.experiment.stage_training(stage))
     matched = session.experiment.arm(stage.match_steps_of)
     return sum(stage_steps(session, matched, n, seed) for n in range(1, len(matched.stages) + 1))
 
@@ -103,6 +123,8 @@ def stage_steps(session: Session, arm: Arm, number: int, seed: int) -> int:
 def stage_examples(session: Session, arm: Arm, number: int, seed: int) -> list[Example]:
     """What a stage learns; raises ExperimentError, naming arm and stage, where nothing is left to learn."""
     stage = arm.stages[number - 1]
+    if session.questions is not None:
+        return thought_examples(session.questions.cot, session.prompts) if stage.kind == "cot" else []
     train = session.manifest.of("train")
     examples: list[Example] = []
     if stage.learns_rationales:
@@ -123,6 +145,11 @@ def stage_examples(session: Session, arm: Arm, number: int, seed: int) -> list[E
     return examples
 
 
+def stage_questions(session: Session, stage: Stage) -> Sequence[Question]:
+    """The questions that a reinforce stage of an experiment about questions learns; none of any other."""
+    return session.questions.train if session.questions is not None and stage.kind == "reinforce" else ()
+
+
 def _queries(session: Session, arm: Arm, number: int, seed: int) -> dict[str, str]:
     """The label query after the engine's own description, for every labelled training clip."""
     engine = _engine(session, arm, number, seed)
@@ -134,6 +161,8 @@ def _queries(session: Session, arm: Arm, number: int, seed: int) -> dict[str, st
 
 def describing_of(session: Session, stage: Stage) -> Describing | Reasoning | None:
     """What the stage's child says about a clip before its label is scored; None where it is scored at once."""
+    if stage.reasons and session.questions is not None and session.prompts.templates.reasoned is None:
+        return None
     if stage.reasons:
         return session.prompts.reasoning(session.experiment.stage_reinforce(stage).max_new_tokens)
     if not stage.describe_first:
@@ -241,6 +270,38 @@ def _keep(session: Session, key: str, chosen: Mapping[str, Rationale]) -> None:
 
 def _writing(what: str, engine: Checkpoint, arm: Arm, seed: int) -> str:
     return f"Writing {what}" if engine.stage == "base" else f"{arm.name}, seed {seed}: writing {what}"
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+def _ask(session: Session, arm: Arm, checkpoint: Checkpoint, seed: int) -> list[Answered]:
+    """A checkpoint's answers to the test questions, all arms under the same limit; what is on disk is read."""
+    assert session.questions is not None, "the experiment is about questions"
+    questions, settings = session.questions.test, session.experiment.reinforce
+    key = answers_key(
+        checkpoint.fingerprint,
+        questions,
+        session.frame_keys,
+        session.prompts,
+        max_new_tokens=settings.max_new_tokens,
+    )
+    what = f"{arm.name}, seed {seed}: test questions" if arm.stages else f"{arm.name}: test questions"
+    with (
+        session.store.timed(f"ask {arm.name}", key) as working,
+        session.reporter.counted(what, len(questions), unit="questions") as advance,
+    ):
+        return answer_questions(
+            lambda: session.vlm(checkpoint.path, working),
+            checkpoint.fingerprint,
+            questions,
+            session.frames,
+            session.prompts,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=session.experiment.evaluation.batch_size,
+            path=session.store.answers(key),
+            advance=advance,
+        )
 
 
 # -- predictions ---------------------------------------------------------------------------------------------------

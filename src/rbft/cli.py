@@ -229,11 +229,13 @@ def run(
 
     asked = load_experiment(experiment, overrides or [])
     with reading(asked) as ahead:
-        from rbft.runs import run_experiment  # loads torch, which takes as long as many clips
+        from rbft import runs  # loads torch, which takes as long as many clips
 
         _keep_imports()
-        outcome = run_experiment(asked, ahead=ahead)
-    _print_outcome(outcome)
+        if asked.questions is None:
+            _print_outcome(runs.run_experiment(asked, ahead=ahead))
+        else:
+            _print_answers(runs.run_question_experiment(asked))
 
 
 @app.command()
@@ -431,6 +433,18 @@ def _print_outcome(outcome: Any) -> None:
         usable = outcome.report.advice is not None and outcome.report.advice.arm is not None
         title = "Classify:" if usable else "Try:     "
         console.print(f"{title} rbft predict {outcome.classifier} CLIP…", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_answers(outcome: Any) -> None:
+    from rbft.report.questions import render_question_words
+
+    console = Console()
+    render_question_words(outcome.report, console)
+    console.print(f"\nReport:   {outcome.page}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.checkpoint is not None:
+        console.print(
+            f"Ask:      rbft ask {outcome.checkpoint} QUESTIONS.jsonl", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def main() -> None:

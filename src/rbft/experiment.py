@@ -13,15 +13,15 @@ from typing import Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from rbft.arms import PRESET_ARMS, Arm, Section, Stage, did_you_mean, match_fault
+from rbft.arms import PRESET_ARMS, QUESTION_ARMS, Arm, Section, Stage, did_you_mean, match_fault, question_stage_fault
 from rbft.errors import ExperimentError
 from rbft.files import parse_yaml, read_yaml, yaml_fault
 from rbft.prompts import BUILT_IN
 from rbft.recipe import Lora, Recipe, Reinforce, Training
 
 __all__ = [
-    "PRESET_ARMS", "Arm", "ClipLimits", "Evaluation", "Experiment", "Lora", "Rationales", "Recipe", "Reinforce",
-    "Sampling", "Section", "SplitRule", "Stage", "Training", "load_experiment", "make_experiment",
+    "PRESET_ARMS", "Arm", "ClipLimits", "Evaluation", "Experiment", "Lora", "QuestionFiles", "Rationales", "Recipe",
+    "Reinforce", "Sampling", "Section", "SplitRule", "Stage", "Training", "load_experiment", "make_experiment",
 ]  # fmt: skip
 
 _MAX_SEED = 2**32 - 1
@@ -114,13 +114,28 @@ class Evaluation(Section):
         return tuple(sorted(shares))
 
 
+class QuestionFiles(Section):
+    """Questions about clips instead of labels: JSON lines, VideoRFT's rows or those that `rbft import` writes."""
+
+    train: str = Field(description="questions that reinforce stages learn")
+    test: str = Field(description="questions that every arm is asked at the end")
+    cot: str | None = Field(
+        None, description="VideoRFT rows with a `process` that cot stages learn; empty: those of `train` that have one"
+    )
+    videos: str | None = Field(
+        None, description="the folder where the rows' paths start; empty: for each file the folder that it lies in"
+    )
+
+
 class Experiment(Section):
-    """Clips, a model, labels and arms. See `examples/` for files to copy."""
+    """Clips, a model, labels and arms; or questions, a model and arms. See `examples/` for files to copy."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     clips: str = Field(
-        description="a CSV or JSONL manifest, a LLaVA/ShareGPT JSON, or a folder with a folder per label"
+        description="a CSV or JSONL manifest, a LLaVA/ShareGPT JSON, or a folder with a folder per label; "
+        "with `questions` none"
     )
+    questions: QuestionFiles | None = Field(None, description="in place of `clips` and `labels`")
     model: str = Field(description="a Hugging Face name, a folder, or `embedded`")
     revision: str | None = None
     domain: str = Field("domain expert", description="the persona that the rationale prompt speaks to")
@@ -148,6 +163,39 @@ class Experiment(Section):
     memory_gib: float | None = Field(
         None, gt=0, description="memory that the model may use, in GiB; empty: the GPU's, without one the machine's"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_questions(cls, given: Any) -> Any:
+        """Questions bring their clips, and arms of their own where none are named."""
+        if isinstance(given, Mapping) and given.get("questions") is not None:
+            return {"clips": "", "arms": QUESTION_ARMS} | dict(given)
+        return given
+
+    @model_validator(mode="after")
+    def _questions_alone(self) -> Self:
+        if self.questions is None:
+            return self
+        other = {
+            "clips": bool(self.clips),
+            "labels": bool(self.labels),
+            "split": self.split != SplitRule(),
+            "evaluation.retention": self.evaluation.retention is not None,
+            "evaluation.learning_curve": bool(self.evaluation.learning_curve),
+        }
+        faults = [
+            f"{name}: belongs to runs on labelled clips; with `questions` leave it out"
+            for name, on in other.items()
+            if on
+        ]
+        faults += [
+            f"arms: {arm.name}: stage {number}: {fault}"
+            for arm in self.arms
+            for number, stage in enumerate(arm.stages, 1)
+            if (fault := question_stage_fault(stage))
+        ]
+        _stop_at(faults)
+        return self
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -292,7 +340,7 @@ def _one_line(definition: Any) -> Any:
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and apply `key.sub=value` overrides.
 
-    A relative `clips`, `evaluation.retention`, `model` folder or `prompts` file is looked for beside the file. Below
+    A relative `clips`, `questions`, `evaluation.retention`, `model` or `prompts` is looked for beside the file. Below
     `labels`, in the file and in overrides, `no`, `on`, `1e3` or a date are text. Raises ExperimentError with every
     fault.
     """
@@ -306,9 +354,13 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         if not isinstance(value, str) or not value or value in built_in:
             continue
         document[key] = _beside(path, value)
-    evaluation = document.get("evaluation")
-    if isinstance(evaluation, dict) and isinstance(evaluation.get("retention"), str):
-        evaluation["retention"] = _beside(path, evaluation["retention"])
+    for name, keys in (("evaluation", ("retention",)), ("questions", tuple(QuestionFiles.model_fields))):
+        section = document.get(name)
+        if not isinstance(section, dict):
+            continue
+        for key in keys:
+            if isinstance(section.get(key), str):
+                section[key] = _beside(path, section[key])
     faults = [fault for override in overrides if (fault := _override(document, override))]
     if faults:
         raise ExperimentError(faults)

@@ -24,7 +24,15 @@ from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
 from rbft.rationales.audit import collapse_note, summarise
 from rbft.records import Checkpoint, Clip, LossPoint, Manifest, Prediction, Probe, Rationale, ReinforcePoint
-from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
+from rbft.report.material import (
+    ArmAnswer,
+    DroppedExample,
+    ExampleClip,
+    LossCurve,
+    Measure,
+    ReliabilityBin,
+    ReportMaterial,
+)
 from rbft.report.page import write_report
 from rbft.results import ArmCurve, ArmReport, DatasetReport, Report, Retention
 from rbft.store import RunStore
@@ -116,7 +124,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         rationales=summarise(findings.rationales) if findings.rationales else None,
         retention=findings.retention,
         timing=findings.store.timings(),
-        environment=_environment(findings.device),
+        environment=environment(findings.device),
         experiment=experiment.model_dump(mode="json"),
         fingerprints=dict(findings.fingerprints),
         notes=findings.manifest.notes
@@ -242,7 +250,7 @@ def _material(findings: Findings, classifier: Path | None) -> ReportMaterial:
     if classifier is not None:
         artifacts["classifier"] = _relative(findings, classifier)
     return ReportMaterial(
-        loss_curves=_loss_curves(findings),
+        loss_curves=loss_curves(findings.store, {name: run.checkpoints for name, run in findings.arms.items()}),
         reliability={name: _reliability(run) for name, run in findings.arms.items()},
         examples=[_example(findings, clip) for clip in findings.examples],
         dropped_examples=[
@@ -254,21 +262,30 @@ def _material(findings: Findings, classifier: Path | None) -> ReportMaterial:
     )
 
 
-def _loss_curves(findings: Findings) -> list[LossCurve]:
-    """Of every stage whose logs are still there: users may delete them."""
+def loss_curves(store: RunStore, chains: Mapping[str, Mapping[int, Sequence[Checkpoint]]]) -> list[LossCurve]:
+    """Of every stage of every arm and seed whose logs are still there: users may delete them."""
     curves = []
-    for name, run in findings.arms.items():
-        for seed, chain in run.checkpoints.items():
+    for name, chain_of in chains.items():
+        for seed, chain in chain_of.items():
             for checkpoint in chain:
-                logs = findings.store.logs(checkpoint.fingerprint)
+                logs = store.logs(checkpoint.fingerprint)
                 if (path := logs / "losses.jsonl").exists():
                     points = [(point.step, point.loss) for point in read_jsonl(path, LossPoint)]
                     curves.append(LossCurve(arm=name, stage=checkpoint.stage, seed=seed, points=points))
                 if (path := logs / "reinforce.jsonl").exists():
-                    earned = [(p.step, p.reward) for p in read_jsonl(path, ReinforcePoint)]
-                    rewards = [(step, reward) for step, reward in earned if reward is not None]
-                    curves.append(LossCurve(name, checkpoint.stage, seed, rewards, measure="reward"))
+                    curves += _reinforce_curves(name, checkpoint.stage, seed, read_jsonl(path, ReinforcePoint))
     return curves
+
+
+def _reinforce_curves(arm: str, stage: str, seed: int, points: Sequence[ReinforcePoint]) -> list[LossCurve]:
+    """Reward, divergence from the parent (where there is a reference) and length, by step."""
+    measures: dict[Measure, list[tuple[int, float | None]]] = {
+        "reward": [(p.step, p.reward) for p in points],
+        "kl": [(p.step, p.kl) for p in points],
+        "length": [(p.step, p.num_tokens) for p in points],
+    }
+    known = {name: [(step, value) for step, value in values if value is not None] for name, values in measures.items()}
+    return [LossCurve(arm, stage, seed, found, measure=name) for name, found in known.items() if found]
 
 
 def _reliability(run: ArmRun) -> list[ReliabilityBin]:
@@ -301,7 +318,8 @@ def _example(findings: Findings, clip: Clip) -> ExampleClip:
     )
 
 
-def _environment(device: str) -> dict[str, str]:
+def environment(device: str) -> dict[str, str]:
+    """What a report was made with."""
     packages = {name: metadata.version(name) for name in ("torch", "transformers", "av", "numpy")}
     return {
         "rbft": __version__,

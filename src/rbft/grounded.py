@@ -71,6 +71,8 @@ def explain_run(
     have them, else motion). Raises UserError where the run is not finished or has no objects.
     """
     experiment = _experiment(root)
+    if experiment.questions is not None:
+        raise UserError(f"{root}: a run about questions has no labels to explain; its report shows answers with frames")
     reporter = reporter or Reporter()
     with held(root):
         session, arms = _finished(root, experiment, reporter)

@@ -188,7 +188,7 @@ class Example(Record):
     clip_id: str
     prompt: str
     answer: str
-    source: Literal["label", "self", "human"]
+    source: Literal["label", "self", "human", "curated"]
     weight: float = 1.0
 
 

@@ -59,7 +59,8 @@ class Comparison(Record):
 
     a: str
     b: str
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    metric: Literal["accuracy", "macro_f1", "score"] = "accuracy"
+    """`score`: the mean over questions of `Answered.headline`."""
     difference: float
     low: float
     high: float
@@ -218,6 +219,54 @@ class AskReport(Record):
     schema_version: Literal[1] = 1
     asking: Asking
     summary: QuestionSummary
+
+
+class QuestionData(Record):
+    """What was learnt and asked."""
+
+    train: int
+    """Questions that reinforce stages learn."""
+    cot: int
+    """Questions with a thought, which cot stages learn."""
+    test: int
+    train_clips: int
+    test_clips: int
+    left_out: int
+    """Clips that are not used; the notes tell of rows and questions that were left out."""
+    kinds: dict[QuestionKind, int]
+    """Test questions by kind."""
+
+
+class QuestionArm(Record):
+    """One row of the table: an arm's answers to the test questions, over its seeds."""
+
+    seeds: tuple[int, ...]
+    stages: tuple[str, ...]
+    num_steps: int
+    checkpoint: str | None
+    """Its last checkpoint of the first seed, below the report's folder; None where nothing was trained."""
+    answers: QuestionSummary
+
+
+class QuestionReport(Record):
+    """`report.json` of a run about questions: a contract with a version and a published JSON schema."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    about: Literal["questions"] = "questions"
+    name: str
+    headline: str
+    """Which arm answers best, and whether that is shown."""
+    data: QuestionData
+    arms: dict[str, QuestionArm]
+    comparisons: tuple[Comparison, ...]
+    """Every pair of arms, in the score over all test questions."""
+    timing: dict[str, float]
+    environment: dict[str, str]
+    experiment: dict[str, Any]
+    fingerprints: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
 # -- grounding -----------------------------------------------------------------------------------------------------

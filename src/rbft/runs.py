@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbft.ahead import frame_cache
 from rbft.answers import AuditThresholds, load_thresholds
-from rbft.chains import run_arm
+from rbft.chains import ask_arm, run_arm
 from rbft.clips.check import CheckResult, check_experiment
 from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import Reading, build_manifest, clip_frames
 from rbft.clips.manifest import Listing, read_manifest
+from rbft.clips.question_set import QuestionSet, read_question_set, used_questions
 from rbft.errors import CheckpointError, ExperimentError, ManifestError, UserError
 from rbft.evaluation.curve import curve_faults, num_labelled, with_share
 from rbft.evaluation.verdict import Runs, dataset_report
@@ -27,14 +29,15 @@ from rbft.models.sources import Source, is_on_hub, resolve
 from rbft.models.vlm import TokenCounter, device_name, grid_of, model_shape, this_device
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
+from rbft.question_findings import QuestionFindings, write_question_findings
 from rbft.records import Checkpoint, Clip, FramePlan, Grid, Manifest, Rationale, fingerprint
-from rbft.results import Report, Retention
+from rbft.results import QuestionReport, Report, Retention
 from rbft.session import Session
 from rbft.store import RunStore
 from rbft.training.examples import stage_faults
 from rbft.training.fit import Fit, fit
 from rbft.training.plan import MemoryPlan, explained
-from rbft.training.work import NUM_EXAMPLE_CLIPS, work_of
+from rbft.training.work import NUM_EXAMPLE_CLIPS, question_work, work_of
 
 MEMORY = "memory.json"
 
@@ -52,13 +55,34 @@ class Outcome:
     classifier: Path | None
 
 
+@dataclass(frozen=True)
+class QuestionOutcome:
+    """What a run about questions leaves: the report, its page, and the best trained arm's checkpoint (or None)."""
+
+    report: QuestionReport
+    page: Path
+    checkpoint: Path | None
+
+
 def run(experiment: Experiment | str | Path, *overrides: str, quiet: bool = False) -> Outcome:
-    """Run an experiment, or an experiment file with `key=value` overrides; continues where it was interrupted."""
+    """Run an experiment, or an experiment file with `key=value` overrides; continues where it was interrupted.
+
+    One about questions is for `run_questions`.
+    """
+    return run_experiment(_loaded(experiment, overrides), Reporter(quiet=quiet))
+
+
+def run_questions(experiment: Experiment | str | Path, *overrides: str, quiet: bool = False) -> QuestionOutcome:
+    """`run` for an experiment about questions."""
+    return run_question_experiment(_loaded(experiment, overrides), Reporter(quiet=quiet))
+
+
+def _loaded(experiment: Experiment | str | Path, overrides: Sequence[str]) -> Experiment:
     if not isinstance(experiment, Experiment):
-        experiment = load_experiment(experiment, overrides)
-    elif overrides:
+        return load_experiment(experiment, overrides)
+    if overrides:
         raise ExperimentError("overrides belong to an experiment file; change the Experiment itself with model_copy")
-    return run_experiment(experiment, Reporter(quiet=quiet))
+    return experiment
 
 
 def run_demo(output: Path, overrides: Sequence[str], reporter: Reporter | None = None) -> Outcome:
@@ -78,17 +102,59 @@ def run_experiment(
     Raises StoreError where another process works in the same run directory, ShortMemoryError where the work does not
     fit the device's memory.
     """
-    reporter = reporter or Reporter()
+    if experiment.questions is not None:
+        raise ExperimentError(f"{experiment.name}: an experiment about questions; run it with rbft.run_questions")
+    with _prepared(experiment, reporter or Reporter(), ahead) as session, explained(session.fit.plan):
+        arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}
+        curves = {arm.name: _curve(session, arm, arms[arm.name]) for arm in experiment.curve_arms}
+        session.release()
+        kept = None if session.general is None else retention(session.general, arms)
+        return _report(session, arms, curves, kept)
+
+
+def run_question_experiment(experiment: Experiment, reporter: Reporter | None = None) -> QuestionOutcome:
+    """The same for an experiment about questions: clips, frames, stages, answers, report."""
+    if experiment.questions is None:
+        raise ExperimentError(f"{experiment.name}: has no `questions`; run it with rbft.run")
+    with _prepared(experiment, reporter or Reporter()) as session:
+        with explained(session.fit.plan):
+            arms = {arm.name: ask_arm(session, arm) for arm in experiment.arms}
+        session.release()
+        assert session.questions is not None, "the experiment is about questions"
+        findings = QuestionFindings(
+            experiment=experiment,
+            store=session.store,
+            manifest=session.manifest,
+            frames=session.frames,
+            questions=session.questions,
+            arms=arms,
+            fingerprints=_fingerprints(session),
+            device=device_name(),
+            notes=_notes(session),
+        )
+        return QuestionOutcome(*write_question_findings(findings))
+
+
+@contextmanager
+def _prepared(experiment: Experiment, reporter: Reporter, ahead: Reading | None = None) -> Iterator[Session]:
+    """What all arms share, with the run directory held by this process."""
     found = look_up(experiment)
     store = RunStore(Path(experiment.output) / experiment.name)
     with held(store.root):
-        session = prepare(experiment, found, store, reporter, ahead=ahead)
-        with explained(session.fit.plan):
-            arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}
-            curves = {arm.name: _curve(session, arm, arms[arm.name]) for arm in experiment.curve_arms}
-            session.release()
-            kept = None if session.general is None else retention(session.general, arms)
-            return _report(session, arms, curves, kept)
+        yield prepare(experiment, found, store, reporter, ahead=ahead)
+
+
+def _notes(session: Session) -> list[str]:
+    return [session.fit.plan.why_lora] if session.fit.plan.why_lora else []
+
+
+def _fingerprints(session: Session) -> dict[str, str]:
+    return {
+        "base": session.base.fingerprint,
+        "prompts": session.base.prompts_fingerprint,
+        "sampling": session.base.sampling_fingerprint,
+        "clips": fingerprint(session.manifest),
+    }
 
 
 # -- clips and frames ----------------------------------------------------------------------------------------------
@@ -104,19 +170,26 @@ class Found:
     thresholds: AuditThresholds
     source: Source
     grid: Grid
+    questions: QuestionSet | None = None
 
 
 def look_up(experiment: Experiment) -> Found:
     """The list of clips, the prompts and the model; raises UserError for what is wrong with them."""
-    listing = read_manifest(
-        Path(experiment.clips).expanduser(), labels=experiment.labels, allow_outside=experiment.allow_outside
-    )
-    if listing.faults:
-        raise ManifestError(listing.faults)
-    prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
+    if experiment.questions is not None:
+        prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels={})
+        questions = read_question_set(experiment, prompts)
+        listing = questions.listing
+    else:
+        questions = None
+        listing = read_manifest(
+            Path(experiment.clips).expanduser(), labels=experiment.labels, allow_outside=experiment.allow_outside
+        )
+        if listing.faults:
+            raise ManifestError(listing.faults)
+        prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
-    return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid)
+    return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid, questions)
 
 
 def prepare(
@@ -143,10 +216,12 @@ def prepare(
     with reporter.counted("Reading clips", len(listing.rows), since=ahead.since) as advance:
         inspections = ahead.finish(advance)
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
-    if faults := faults_of(experiment, manifest, prompts):
+    questions = None if found.questions is None else used_questions(found.questions, manifest)
+    if questions is None and (faults := faults_of(experiment, manifest, prompts)):
         raise ManifestError(faults)
     frames = clip_frames(cache, inspections)
-    fitted = _fit(experiment, manifest, frames.plan, prompts, source, lora=_began_with_lora(store, source))
+    began = _began_with_lora(store, source)
+    fitted = _fit(experiment, manifest, frames.plan, prompts, source, questions=questions, lora=began)
     if not finished and not _reported(store, experiment):
         fitted.refuse()
     _tell(manifest, len(listing.rows), fitted, store, reporter)
@@ -167,6 +242,7 @@ def prepare(
         base=_base(experiment, source, prompts),
         fit=fitted,
         clips={clip.clip_id: clip for clip in manifest.clips},
+        questions=questions,
     )
     if found.general is not None:
         session.general = general_session(session, found.general, cache, found.grid)
@@ -222,8 +298,12 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
 
     `source` is where its model is, None where it is not on this machine. Writes nothing.
     """
-    remote_code = experiment.allow_remote_code
-    result = check_experiment(experiment, None if source is None else grid_of(source, allow_remote_code=remote_code))
+    questions = None
+    if experiment.questions is not None:
+        prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels={})
+        questions = read_question_set(experiment, prompts)
+    grid = None if source is None else grid_of(source, allow_remote_code=experiment.allow_remote_code)
+    result = check_experiment(experiment, grid, None if questions is None else questions.listing)
     faults: list[str] = []
     memory: list[str] = []
     notes: list[str] = []
@@ -240,10 +320,13 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
                 on_bad_clip=experiment.on_bad_clip,
             )
             prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=manifest.labels)
-            faults += faults_of(experiment, manifest, prompts)
+            if questions is None:
+                faults += faults_of(experiment, manifest, prompts)
+            else:
+                questions = used_questions(questions, manifest)
             if source is not None and not faults:
                 plans = {i.row.clip_id: i.plan for i in result.inspections if i.plan is not None}
-                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source)
+                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source, questions=questions)
                 faults += fitted.faults
                 memory = fitted.plan.lines()
     except UserError as error:
@@ -256,12 +339,15 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
 
 def _fit(
     experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, source: Source,
-    lora: bool | None = None,
+    *, questions: QuestionSet | None = None, lora: bool | None = None,
 ) -> Fit:  # fmt: skip
     """What fits this device of an experiment's work."""
     shape = model_shape(source, allow_remote_code=experiment.allow_remote_code)
     counter = TokenCounter(source, allow_remote_code=experiment.allow_remote_code)
-    work = work_of(experiment, manifest, plan, prompts, shape, counter)
+    if questions is None:
+        work = work_of(experiment, manifest, plan, prompts, shape, counter)
+    else:
+        work = question_work(experiment, manifest, plan, prompts, questions, shape, counter)
     return fit(experiment, source.name, shape, work, this_device(experiment.memory_gib), lora=lora)
 
 
@@ -350,14 +436,9 @@ def _report(
         thresholds=session.thresholds,
         examples=examples,
         explained=explained,
-        fingerprints={
-            "base": session.base.fingerprint,
-            "prompts": session.base.prompts_fingerprint,
-            "sampling": session.base.sampling_fingerprint,
-            "clips": fingerprint(session.manifest),
-        },
+        fingerprints=_fingerprints(session),
         device=device_name(),
-        notes=[session.fit.plan.why_lora] if session.fit.plan.why_lora else [],
+        notes=_notes(session),
     )
     report, page, classifier = write_findings(findings)
     return Outcome(report=report, page=page, classifier=classifier)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from rbft.answers import AuditThresholds
 from rbft.clips.ingest import ClipFrames
+from rbft.clips.question_set import QuestionSet
 from rbft.experiment import Experiment
 from rbft.models.vlm import VLM
 from rbft.progress import Reporter
@@ -43,6 +44,8 @@ class Session:
     """Labels that were given, by their key."""
     chains: dict[tuple[str, int, int], Checkpoint] = field(default_factory=dict)
     """Finished stages by arm, number and seed."""
+    questions: QuestionSet | None = None
+    """What is learnt and asked in place of labels."""
     general: Session | None = None
     """The same over general clips, where forgetting is measured."""
 

@@ -7,6 +7,7 @@ runs/NAME/
   rationales/KEY.jsonl
   checkpoints/KEY/  Hugging Face layout + card.json (labels, prompts, sampling, lineage) + manifest.json (checksums)
   predictions/KEY.jsonl
+  answers/KEY.jsonl  of a run about questions
   logs/KEY/         TensorBoard files, losses.jsonl of a stage; of a reinforce stage rollouts.jsonl, reinforce.jsonl
   report.json  report.html
   .lock             held by the process that works here
@@ -70,6 +71,10 @@ class RunStore:
     def predictions(self, key: str) -> Path:
         """Where the predictions of that fingerprint are."""
         return self.root / "predictions" / f"{key}.jsonl"
+
+    def answers(self, key: str) -> Path:
+        """Where the answers to questions of that fingerprint are."""
+        return self.root / "answers" / f"{key}.jsonl"
 
     def checkpoint(self, key: str) -> Path:
         """The folder of the checkpoint of that fingerprint."""
@@ -143,6 +148,16 @@ def read_card(folder: Path) -> Card:
     verify(folder)
     card = _read(folder / CARD, Card)
     return card.model_copy(update={"checkpoint": card.checkpoint.model_copy(update={"path": str(folder)})})
+
+
+def read_classifier(folder: Path) -> Card:
+    """`read_card` of a checkpoint that gives labels; raises CheckpointError for one that answers questions."""
+    card = read_card(folder)
+    if not card.prompts.labels:
+        raise CheckpointError(
+            f"{folder}: answers questions and knows no labels; ask it with `rbft ask {folder} QUESTIONS.jsonl`"
+        )
+    return card
 
 
 def checkpoint_faults(folder: Path) -> list[str]:

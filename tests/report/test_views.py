@@ -124,7 +124,7 @@ def test_comparisons_are_grouped_by_their_arms(report: Report) -> None:
 
 
 def test_untrained_arms_are_grey(report: Report) -> None:
-    assert views.arm_colours(report) == {
+    assert views.arm_colours(report.arms) == {
         "zero-shot": "arm-untrained", "direct": "arm-0", "direct-matched": "arm-1", "rb-ft": "arm-2",
     }  # fmt: skip
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from rbft.errors import CheckpointError
+from rbft.clips.cache import FrameCache
+from rbft.clips.ingest import ClipFrames
+from rbft.errors import CheckpointError, LineageError
 from rbft.experiment import Lora, Recipe, Reinforce, Sampling, Stage
 from rbft.files import sha256_of, write_record
 from rbft.prompts import load_prompts
-from rbft.records import Checkpoint
+from rbft.records import Checkpoint, Clip, Question, fingerprint
 from rbft.store import CARD, Card, RunStore, seal
-from rbft.training.stages import StageJob, finished_stage
+from rbft.training.stages import StageJob, finished_stage, train_stage
 
 BASE = Checkpoint(
     fingerprint="base", path="embedded", stage="base", base="embedded", parent=None, data_fingerprint="",
@@ -74,6 +76,33 @@ def test_what_a_reinforce_stage_samples_and_rewards_is_in_its_key(job: StageJob)
     longer = replace(reinforced, describing=job.prompts.reasoning(10)).key
     assert len({reinforced.key, longer, *others}) == 6
     assert replace(job, describing=job.prompts.describing(9)).key == job.key, "finished stages stay finished"
+
+
+def test_questions_as_they_are_asked_and_their_frames_are_in_the_key(job: StageJob) -> None:
+    question = Question(question_id="1", clip_id="a", kind="numerical", text="How many?", answer="3")
+    asks = replace(job, stage=Stage(kind="reinforce"), questions=(question,), frame_keys={"a": "f"})
+    other = question.model_copy(update={"answer": "4"})
+    templates = job.prompts.templates.model_copy(update={"question": "{problem}{options}{form} Answer."})
+    reworded = job.prompts.model_copy(update={"templates": templates})
+    assert fingerprint(reworded) == fingerprint(job.prompts), "its fingerprint does not know how questions are asked"
+    assert replace(job, prompts=reworded).key == job.key, "finished stages on labels stay finished"
+    others = [replace(asks, questions=(other,)), replace(asks, prompts=reworded), replace(asks, frame_keys={"a": "g"})]
+    assert len({job.key, asks.key, *(one.key for one in others)}) == 5
+
+
+def test_a_question_about_a_test_clip_is_not_learnt(job: StageJob, tmp_path: Path) -> None:
+    def clip(clip_id: str, split: str, content: str) -> Clip:
+        fields = {"clip_id": clip_id, "path": f"{clip_id}.mp4", "sha256": content, "duration_seconds": 1.0}
+        return Clip.model_validate(fields | {"split": split})
+
+    clips = {"a": clip("a", "train", "same"), "b": clip("b", "test", "same")}
+    for asked, named in (("a", "b"), ("b", "b")):
+        question = Question(question_id="1", clip_id=asked, kind="numerical", text="How many?", answer="3")
+        asks = replace(job, questions=(question,), clips=clips, frame_keys={"a": "f", "b": "f"})
+        with pytest.raises(
+            LineageError, match=rf"training example {asked} .* has the same content as test clip {named}"
+        ):
+            train_stage(asks, RunStore(tmp_path), ClipFrames(FrameCache(tmp_path / "cache"), {}))
 
 
 def test_a_whole_child_is_found_and_hashed_once(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rbft.asking import question_prompt
+from rbft.clips.manifest import Listing
+from rbft.clips.question_set import QuestionSet, Thoughtful
 from rbft.experiment import Experiment, Reinforce, make_experiment
 from rbft.models.memory import Load
 from rbft.prompts import load_prompts
-from rbft.records import Clip, FramePlan, Manifest
-from rbft.training.work import Work, work_of
+from rbft.records import Clip, FramePlan, Manifest, Question
+from rbft.training.work import Work, question_work, work_of
 from shapes import seven_b
 
 LABELS = {"no": "nothing", "a long fall": "someone falls"}
@@ -117,3 +121,34 @@ def test_a_description_before_the_query_makes_the_prompt_longer() -> None:
 def test_only_the_examples_are_written_where_no_stage_asks_for_more(stages: list[dict[str, Any]], clips: int) -> None:
     made = replace(work(stages), every=[(4, 1, 1)] * 10)
     assert (made.writing(64), made.writing(4)) == (clips, 4)
+
+
+# -- questions -----------------------------------------------------------------------------------------------------
+
+
+def test_questions_and_their_thoughts_are_counted() -> None:
+    """The longest question may be of the test, the longest answer is a thought with its solution."""
+
+    def question(text: str, clip_id: str) -> Question:
+        return Question(question_id=text, clip_id=clip_id, kind="numerical", text=text, answer="3")
+
+    short, long = question("How many?", "0"), question("How many " + "very " * 50 + "many?", "1")
+    thoughtful = Thoughtful(short, "<think>one two three</think>")
+    asks = QuestionSet(train=(short,), cot=(thoughtful,), test=(long,), listing=Listing(Path(), (), {}))
+    clips = [Clip.model_construct(clip_id="0", split="train"), Clip.model_construct(clip_id="1", split="test")]
+    manifest = Manifest.model_construct(labels={}, clips=tuple(clips))
+    words = load_prompts("default", persona="", labels={})
+
+    def of(*stages: dict[str, Any]) -> Work:
+        files = {"train": "a", "test": "b"}
+        arms = [{"name": "mine", "stages": list(stages)}]
+        experiment = make_experiment({"name": "x", "model": "m", "questions": files, "arms": arms})
+        return question_work(experiment, manifest, plan, words, asks, seven_b(), Words())
+
+    made = of({"kind": "cot"}, {"kind": "reinforce", "reinforce": {"max_new_tokens": 2000}})
+    assert made.prompt == Words().prompt(question_prompt(words, long))
+    assert made.answer == 4, "three words with their tags and the end"
+    assert made.written == 2000
+    assert (made.labels, len(made.train), len(made.every)) == ((), 1, 2)
+    assert of({"kind": "reinforce"}).answer == 0
+    assert of({"kind": "reinforce"}).written == Reinforce().max_new_tokens

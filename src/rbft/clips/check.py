@@ -83,9 +83,13 @@ def check(
     workers: int = 0,
     allow_outside: bool = False,
     leave_out: bool = False,
+    listing: Listing | None = None,
 ) -> CheckResult:
-    """Read every clip of a manifest, a folder, or a single video, and find what would stop a run. Writes nothing."""
-    listing = _listing(source, labels, allow_outside)
+    """Read every clip of a manifest, a folder, or a single video, and find what would stop a run. Writes nothing.
+
+    `listing`: the clips that were found already, where they are not `source`'s.
+    """
+    listing = _listing(source, labels, allow_outside) if listing is None else listing
     reporter = Reporter(quiet=not sys.stderr.isatty())
     with reporter.counted("Reading clips", len(listing.rows)) as advance:
         inspections = inspect_clips(
@@ -110,9 +114,10 @@ def check(
     )
 
 
-def check_experiment(experiment: Experiment, grid: Grid | None) -> CheckResult:
+def check_experiment(experiment: Experiment, grid: Grid | None, listing: Listing | None = None) -> CheckResult:
     """Check an experiment's clips as its run would read them; `grid` is its model's, None where it is not known.
 
+    `listing` holds the clips of questions, where the experiment is about these.
     `rbft.runs.check_run` adds what its arms need of them.
     """
     result = check(
@@ -125,9 +130,10 @@ def check_experiment(experiment: Experiment, grid: Grid | None) -> CheckResult:
         workers=experiment.workers,
         allow_outside=experiment.allow_outside,
         leave_out=experiment.on_bad_clip == "leave-out",
+        listing=listing,
     )
     faults, notes = result.faults, result.notes
-    if not faults and not any(i.row.label for i in result.inspections if i.problem is None):
+    if listing is None and not faults and not any(i.row.label for i in result.inspections if i.problem is None):
         faults += (f"{experiment.clips}: no clip has a label; fill a column named `label`",)
     if grid is None:
         notes += (

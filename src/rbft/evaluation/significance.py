@@ -40,6 +40,19 @@ def sign_flip(differences: IntArray) -> float:
     return float(min(1.0, distribution[reached].sum()))
 
 
+def sign_flip_test(differences: FloatArray, *, draws: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p that per-clip differences [clips] have mean 0, flipping the sign of whole clips.
+
+    All flips where there are no more than `draws`, else so many at random, the seen one among them.
+    """
+    if len(differences) < 2 or not differences.any():
+        return 1.0
+    found = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=draws, rng=np.random.default_rng(seed)
+    )
+    return float(found.pvalue)
+
+
 def swap_test(a: Answers, b: Answers, *, draws: int = 10_000, seed: int = 0) -> float:
     """Two-sided p that two arms have the same macro F1, swapping the arms on whole clips (seeded random swaps).
 

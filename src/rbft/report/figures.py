@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from rbft.report.material import ExampleClip, LossCurve, ReliabilityBin
+from rbft.report.material import ExampleClip, LossCurve, Measure, ReliabilityBin
 from rbft.results import ArmCurve
 
 _INK, _MUTED, _RULE, _ARM = "#010101", "#020202", "#030303", "#040404"
@@ -87,10 +87,19 @@ def loss_plot(curves: Sequence[LossCurve], shared: LossRange, slot: str) -> Plot
     axes.set_ylim(0, (shared.top or 1.0) * 1.06)
     axes.set_xlabel("optimizer step", color=_MUTED)
     first = curves[0]
-    name, unit = ("Training loss", "loss, nats") if first.measure == "loss" else ("Mean reward", "mean reward")
+    name, unit = _MEASURES[first.measure]
     axes.set_ylabel(unit, color=_MUTED)
     axes.grid(axis="y", color=_RULE, linewidth=0.7)
     return Plot(_svg(figure, slot), f"{name} of {first.arm}, {first.stage} stage: {loss_summary(curves)}")
+
+
+_MEASURES: dict[Measure, tuple[str, str]] = {
+    "loss": ("Training loss", "loss, nats"),
+    "reward": ("Mean reward", "mean reward"),
+    "kl": ("Divergence from the parent", "KL, nats a token"),
+    "length": ("Mean length", "tokens an answer"),
+}
+"""What a curve shows, in words, and the name of its axis."""
 
 
 def loss_summary(curves: Sequence[LossCurve]) -> str:

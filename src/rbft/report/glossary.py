@@ -83,3 +83,19 @@ def glossary(report: Report) -> dict[str, str]:
     """The terms that this report uses: its known arms, then the columns."""
     arms = {name: ARM_MEANINGS[name] for name in report.arms if name in ARM_MEANINGS}
     return arms | _TERMS
+
+
+QUESTION_GLOSSARY = {
+    "score": "What an answer is worth, 0 to 1, by the kind of its question; an answer that cannot be read is worth 0.",
+    "multiple choice, numerical": "1 for the right option, or for the number to two decimals.",
+    "OCR": "1 minus the word error rate, at least 0.",
+    "free-form": "Mean of ROUGE-1, ROUGE-2 and ROUGE-L F1 with the true answer.",
+    "regression (MRA)": "Mean relative accuracy as VSI-Bench defines it: the share of ten thresholds, 50 to 95 %, that "
+    "the number comes near enough for.",
+    "unreadable": "Texts that no answer could be taken out of.",
+    "cut off": "Texts that reached the token limit.",
+    "p": "How often a difference this large would come up if two arms were equally good: whole clips swapped between "
+    "them, and over several seeds also the spread between seeds.",
+    "steps": "Optimizer steps of all stages.",
+}
+"""Of a run about questions."""

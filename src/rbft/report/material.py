@@ -12,16 +12,21 @@ from numpy.typing import NDArray
 
 from rbft.records import LeftOut, Verdict
 
+Measure = Literal["loss", "reward", "kl", "length"]
+
 
 @dataclass(frozen=True)
 class LossCurve:
-    """One stage of one arm under one seed: (optimizer step, loss in nats, or mean reward) in step order."""
+    """One stage of one arm under one seed: (optimizer step, what was measured) in step order.
+
+    Loss and `kl`, the divergence from the stage's parent, in nats; reward and length (tokens) as means over answers.
+    """
 
     arm: str
     stage: str
     seed: int
     points: Sequence[tuple[int, float]]
-    measure: Literal["loss", "reward"] = "loss"
+    measure: Measure = "loss"
 
 
 @dataclass(frozen=True)

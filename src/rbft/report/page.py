@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from rbft.errors import StoreError
 from rbft.files import write_record, write_text
+from rbft.records import Record
 from rbft.report import tables, views
 from rbft.report.glossary import REASON_MEANINGS, glossary
 from rbft.report.material import (
@@ -45,10 +47,15 @@ def write_report(folder: Path, report: Report, material: ReportMaterial) -> Path
 
     Raises StoreError where the disk refuses, or where a number of the report is not finite.
     """
-    broken = list(_not_finite(report, "report"))
+    return write_whole(folder, report, lambda: render_page(report, material))
+
+
+def write_whole(folder: Path, report: Record, render: Callable[[], str]) -> Path:
+    """Write a report and its page; raises StoreError where a number of the report is not finite."""
+    broken = _not_finite(report, "report")
     if broken:
         raise StoreError(f"{folder / 'report.json'}: not finite: {', '.join(broken)}; every number of a report is")
-    html = render_page(report, material)
+    html = render()
     write_record(folder / "report.json", report)
     page = folder / "report.html"
     write_text(page, html)
@@ -57,12 +64,13 @@ def write_report(folder: Path, report: Report, material: ReportMaterial) -> Path
 
 def render_page(report: Report, material: ReportMaterial) -> str:
     """The whole page as HTML. The same input gives the same text."""
-    html = _environment().get_template("page.html.j2").render(_context(report, material))
+    html = environment().get_template("page.html.j2").render(_context(report, material))
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the templates are, with the filters that they use."""
     environment = Environment(
         loader=PackageLoader("rbft.report"),
         autoescape=True,
@@ -76,6 +84,7 @@ def _environment() -> Environment:
         p_value=tables.p_value,
         unbroken=tables.unbroken,
         interval=tables.interval_text,
+        value=tables.value_of,
         duration=views.duration,
         instant=views.instant,
         cut=views.cut,
@@ -93,7 +102,7 @@ def _context(report: Report, material: ReportMaterial) -> dict[str, Any]:
     return {
         "report": report,
         "material": material,
-        "colours": views.arm_colours(report),
+        "colours": views.arm_colours(report.arms),
         "seeds": sorted({seed for arm in report.arms.values() for seed in arm.seeds}),
         "trains_on_rationales": any(views.uses_rationales(report, name) for name in report.arms),
         "headline": views.first_sentence(report.headline),

@@ -85,14 +85,14 @@ def main_rows(report: Report) -> list[Row]:
 
 def _arm_row(name: str, arm: ArmReport) -> Row:
     values = {
-        "accuracy": _value(arm.accuracy),
-        "macro_f1": _value(arm.macro_f1),
-        **{f"f1:{label}": _value(estimate) for label, estimate in arm.f1.items()},
+        "accuracy": value_of(arm.accuracy),
+        "macro_f1": value_of(arm.macro_f1),
+        **{f"f1:{label}": value_of(estimate) for label, estimate in arm.f1.items()},
         "unreadable": Value(arm.unreadable_rate),
         "steps": Value(arm.num_steps),
     }
     if arm.generated_accuracy is not None:
-        values["generated"] = _value(arm.generated_accuracy)
+        values["generated"] = value_of(arm.generated_accuracy)
     if arm.generated_unreadable_rate is not None:
         values["generated_unreadable"] = Value(arm.generated_unreadable_rate)
     return Row(name, "arm", values, per_seed=arm.accuracy.per_seed)
@@ -114,7 +114,8 @@ def _majority_row(report: Report) -> Row:
     return Row(f"always {data.majority_label}", "baseline", values, note="the majority class")
 
 
-def _value(interval: Interval) -> Value:
+def value_of(interval: Interval) -> Value:
+    """A score with its interval."""
     return Value(interval.mean, interval.low, interval.high)
 
 
@@ -186,7 +187,7 @@ def render_table(report: Report, console: Console) -> None:
         console.print(_rich_labels(report, labels))
     accuracy = [comparison for comparison in report.comparisons if comparison.metric == "accuracy"]
     if accuracy:
-        console.print(_rich_comparisons(accuracy))
+        console.print(comparisons_table(accuracy))
     clips, seeds = report.dataset.test, sorted({seed for arm in report.arms.values() for seed in arm.seeds})
     console.print(
         Text(f"percent on {clips} test clips, 95 % intervals; seeds {', '.join(map(str, seeds))}", style="dim")
@@ -230,7 +231,8 @@ def _rich_labels(report: Report, columns: Sequence[Column]) -> Table:
     return table
 
 
-def _rich_comparisons(comparisons: Sequence[Comparison]) -> Table:
+def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
+    """Comparisons as rows, for a terminal."""
     table = _rich_frame()
     table.add_column("comparison", overflow="fold")
     for heading in ("difference", "95 % interval", "p"):
@@ -245,7 +247,7 @@ def _rich_comparisons(comparisons: Sequence[Comparison]) -> Table:
 
 def comparison_name(comparison: Comparison) -> str:
     """`rb-ft − direct`, and the metric where it is not accuracy."""
-    metric = "" if comparison.metric == "accuracy" else ", macro-F1"
+    metric = ", macro-F1" if comparison.metric == "macro_f1" else ""
     return f"{comparison.b} − {comparison.a}{metric}"
 
 

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,9 @@ from rbft.report.figures import (
     loss_summary,
     reliability_plot,
 )
-from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReportMaterial
+from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, Measure, ReportMaterial
 from rbft.report.tables import Row
-from rbft.results import Comparison, Report
+from rbft.results import ArmReport, Comparison, QuestionArm, Report
 
 MAX_EXAMPLES = 12
 MAX_BARS = 4
@@ -89,10 +89,10 @@ def uses_rationales(report: Report, arm: str) -> bool:
     return arm in report.arms and any(stage.startswith("rationale") for stage in report.arms[arm].stages)
 
 
-def arm_colours(report: Report) -> dict[str, str]:
+def arm_colours(arms: Mapping[str, ArmReport | QuestionArm]) -> dict[str, str]:
     """CSS class of each arm: grey for an arm that trains nothing, the palette in order for the others."""
     classes, used = {}, 0
-    for name, arm in report.arms.items():
+    for name, arm in arms.items():
         classes[name] = f"arm-{used % NUM_COLOURS}" if arm.stages else "arm-untrained"
         used += bool(arm.stages)
     return classes
@@ -144,16 +144,24 @@ class Panel:
 
 def loss_panels(curves: Sequence[LossCurve]) -> list[Panel]:
     """A panel for each stage of each arm; panels of the same stage share their axes."""
-    groups: dict[tuple[str, str], list[LossCurve]] = {}
+    groups: dict[tuple[str, str, Measure], list[LossCurve]] = {}
     for curve in curves:
-        groups.setdefault((curve.arm, curve.stage), []).append(curve)
+        groups.setdefault((curve.arm, curve.stage, curve.measure), []).append(curve)
     panels = []
-    for index, ((arm, stage), group) in enumerate(groups.items()):
-        shared = LossRange.of(curve for curve in curves if curve.stage == stage)
+    for index, ((arm, stage, measure), group) in enumerate(groups.items()):
+        shared = LossRange.of(curve for curve in curves if (curve.stage, curve.measure) == (stage, measure))
         plot = loss_plot(group, shared, f"loss{index}")
-        title = f"{stage} stage" if group[0].measure == "loss" else f"{stage} stage: mean reward of sampled answers"
+        title = f"{stage} stage{_MEASURED[measure]}"
         panels.append(Panel(arm, title, loss_summary(group), plot))
     return panels
+
+
+_MEASURED: dict[Measure, str] = {
+    "loss": "",
+    "reward": ": mean reward of sampled answers",
+    "kl": ": divergence from its parent",
+    "length": ": length of sampled answers",
+}
 
 
 def reliability_panels(report: Report, material: ReportMaterial) -> list[Panel]:

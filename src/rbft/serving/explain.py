@@ -29,7 +29,7 @@ from rbft.models.vlm import VLM
 from rbft.prompts import Describing, Prompts, Reasoning, load_prompts
 from rbft.records import Prediction, Probability, Record
 from rbft.serving.overlay import write_animation, write_strip
-from rbft.store import CARD, read_card
+from rbft.store import CARD, read_classifier
 
 _DECIMALS = 6
 Place = list[list[list[float]]]
@@ -116,7 +116,7 @@ def question_of(checkpoint: str, experiment: Experiment | None) -> Question:
             f"{checkpoint}: a base model has no labels of its own; add --experiment EXPERIMENT.yaml, whose labels, "
             "prompts and sampling it is then asked with"
         )
-    card = read_card(folder)
+    card = read_classifier(folder)
     return Question(card.prompts, card.sampling, card.length_normalisation, card.describing)
 
 

@@ -24,7 +24,7 @@ from rbft.models.sources import resolve
 from rbft.models.vlm import VLM, TokenCounter, device_name, model_shape, this_device
 from rbft.progress import printable
 from rbft.records import FramePlan, Probability, Record
-from rbft.store import Card, read_card
+from rbft.store import Card, read_classifier
 from rbft.training.fit import predicting
 from rbft.training.plan import MemoryPlan, running_out, size
 from rbft.training.work import Work
@@ -57,7 +57,7 @@ class Classifier:
     @classmethod
     def load(cls, folder: str | Path, *, allow_remote_code: bool = False) -> Classifier:
         """Load a checkpoint of a run; its files are checked against their checksums first. Raises CheckpointError."""
-        card = read_card(Path(folder))
+        card = read_classifier(Path(folder))
         with running_out(device_name(), lambda: [_weights(str(folder), allow_remote_code)], OTHER_DEVICE):
             return cls(VLM.load(folder, allow_remote_code=allow_remote_code), card)
 

@@ -49,6 +49,18 @@ def _parser() -> argparse.ArgumentParser:
         "--manifest", default="clips.csv", help="its name; several sizes share clips (default: clips.csv)"
     )
     _add_dials(draw)
+    ask = commands.add_parser(
+        "questions", help="write a night-yard folder with questions of five types: train.jsonl, cot.jsonl, test.jsonl"
+    )
+    ask.add_argument("--out", type=Path, required=True, help="folder to write")
+    ask.add_argument("--train", type=int, default=200, help="training clips (default: 200)")
+    ask.add_argument("--test", type=int, default=100, help="test clips (default: 100)")
+    ask.add_argument(
+        "--cot", type=int, default=50, help="training clips whose questions have a true thought (default: 50)"
+    )
+    ask.add_argument("--questions", type=int, default=2, help="questions a clip, of different types (default: 2)")
+    ask.add_argument("--severity", default="medium", help="domain shift, as of `render` (default: medium)")
+    ask.add_argument("--seed", type=int, default=0, help="default: 0")
     plain = commands.add_parser(
         "general", help="write clean clips of the general world with true descriptions, for `evaluation.retention`"
     )
@@ -145,6 +157,26 @@ def _general(args: argparse.Namespace) -> None:
     print(f"evaluation:\n  retention: {json.dumps(str(path))}")
 
 
+def _questions(args: argparse.Namespace) -> None:
+    """Write clips and questions, then print the lines that an experiment file needs."""
+    from rbft.tiny.yard_questions import write_yard_questions
+
+    try:
+        files = write_yard_questions(
+            args.out,
+            night_yard.YardDials(severity=severity_of(args.severity)),
+            num_train=args.train,
+            num_test=args.test,
+            num_cot=args.cot,
+            per_clip=args.questions,
+            seed=args.seed,
+        )
+    except RbftError as error:
+        _stop(error)
+    named = "".join(f"  {name}: {json.dumps(str(path))}\n" for name, path in files._asdict().items())
+    print(f"questions:\n{named}", end="")
+
+
 def _stop(error: RbftError) -> NoReturn:
     print("\n".join(f"rbft.tiny: {line}" for line in str(error).splitlines()), file=sys.stderr)
     raise SystemExit(error.exit_code) from None
@@ -160,6 +192,8 @@ def main() -> None:
             _evaluate(args)
         case "render":
             _render(args)
+        case "questions":
+            _questions(args)
         case "general":
             _general(args)
 

@@ -6,10 +6,12 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from rbft.asking import question_prompt
+from rbft.clips.question_set import Thoughtful
 from rbft.errors import ExperimentError, LineageError
 from rbft.experiment import Stage
 from rbft.prompts import Prompts
-from rbft.records import Clip, Example, Rationale
+from rbft.records import Clip, Example, Question, Rationale
 from rbft.thinking import Thought, render_thought
 
 
@@ -82,8 +84,21 @@ def reinforce_examples(clips: Sequence[Clip], prompts: Prompts) -> list[Example]
     return [e.model_copy(update={"prompt": prompts.reasoned()}) for e in label_examples(clips, prompts)]
 
 
-def refuse_test_clips(examples: Sequence[Example], clips: Mapping[str, Clip]) -> None:
-    """Raise LineageError, naming the clips, where an example comes from a test clip or its twin by content."""
+def thought_examples(thoughts: Sequence[Thoughtful], prompts: Prompts) -> list[Example]:
+    """One example for every question with a thought: the question as it is asked, its process and its solution."""
+    return [
+        Example(
+            clip_id=t.question.clip_id,
+            prompt=question_prompt(prompts, t.question),
+            answer=t.answer,
+            source="curated",
+        )
+        for t in thoughts
+    ]
+
+
+def refuse_test_clips(examples: Sequence[Example | Question], clips: Mapping[str, Clip]) -> None:
+    """Raise LineageError, naming the clips, where something to learn comes from a test clip or its twin by content."""
     tested = {clip.sha256: clip.clip_id for clip in clips.values() if clip.split == "test"}
     for example in examples:
         clip = clips[example.clip_id]

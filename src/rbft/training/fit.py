@@ -246,13 +246,25 @@ def _rows(
             most = chooser.most(partial(chooser.reinforcing, reinforce, method))
             peak = chooser.reinforcing(reinforce, method, groups)
             rows.append(_row(f"reinforcing, {_name(method)}", groups, peak, most, True))
-    evaluation = min(experiment.evaluation.batch_size, len(chooser.work.every))
-    writing = chooser.work.writing(experiment.rationales.batch_size)
-    most = chooser.most(chooser.scoring)
-    rows.append(_row("scoring labels", evaluation, chooser.scoring(evaluation), most, True))
-    most = chooser.most(chooser.generating)
-    rows.append(_row("writing", writing, chooser.generating(writing), most, True))
+    for what, _, clips, asking in _asked(chooser, experiment):
+        rows.append(_row(what, clips, asking(clips), chooser.most(asking), True))
     return rows
+
+
+def _asked(chooser: Chooser, experiment: Experiment) -> list[tuple[str, str, int, Callable[[int], Peak]]]:
+    """What is done without training: its name, the setting of its batch, so many clips at once, its peak."""
+    at_once = min(experiment.evaluation.batch_size, len(chooser.work.every))
+    if experiment.questions is not None:
+        return [("answering", "evaluation.batch_size", at_once, chooser.generating)]
+    return [
+        ("scoring labels", "evaluation.batch_size", at_once, chooser.scoring),
+        (
+            "writing",
+            "rationales.batch_size",
+            chooser.work.writing(experiment.rationales.batch_size),
+            chooser.generating,
+        ),
+    ]
 
 
 def _method(recipe: Recipe) -> Method:
@@ -325,22 +337,8 @@ def _training_faults(chooser: Chooser, recipe: Recipe) -> list[str]:
 
 
 def _asking_faults(chooser: Chooser, experiment: Experiment) -> list[str]:
-    asked = [
-        (
-            "scoring labels",
-            "evaluation.batch_size",
-            min(experiment.evaluation.batch_size, len(chooser.work.every)),
-            chooser.scoring,
-        ),
-        (
-            "writing",
-            "rationales.batch_size",
-            chooser.work.writing(experiment.rationales.batch_size),
-            chooser.generating,
-        ),
-    ]
     faults = []
-    for what, setting, clips, peak in asked:
+    for what, setting, clips, peak in _asked(chooser, experiment):
         if chooser.fits(peak(clips)):
             continue
         most = chooser.most(peak)

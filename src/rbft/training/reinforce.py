@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from transformers.integrations import TensorBoardCallback
 
+from rbft.asking import question_prompt
 from rbft.errors import RbftError
 from rbft.files import JsonlAppender, read_jsonl, write_jsonl
 from rbft.models.rollout import Sampled, draws_of, sample_groups
@@ -192,7 +193,12 @@ class ReinforceTrainer(StageTrainer):
             part = numbers[start : start + at_once]
             asked = [self._questions[number] for number in part]
             clips = [
-                self._vlm.encode(self._frames.read(q.clip_id), self._frames.plan(q.clip_id), q.text) for q in asked
+                self._vlm.encode(
+                    self._frames.read(q.clip_id),
+                    self._frames.plan(q.clip_id),
+                    question_prompt(self._grader.prompts, q),
+                )
+                for q in asked
             ]
             draws = [draws_of((self.args.seed, step, n), settings.samples, settings.max_new_tokens) for n in part]
             with self.accelerator.autocast():

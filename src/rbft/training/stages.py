@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rbft.asking import question_prompt
 from rbft.errors import CheckpointError
 from rbft.experiment import Sampling, Stage
 from rbft.files import write_record
 from rbft.models.vlm import VLM, FrameSource
 from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.recipe import SAME_RESULT, Recipe, Reinforce
-from rbft.records import Checkpoint, Clip, Example, fingerprint
+from rbft.records import Checkpoint, Clip, Example, Question, fingerprint
 from rbft.store import CARD, Card, RunStore, check_lineage, is_sealed, publish, read_card
 from rbft.training.examples import refuse_test_clips
 from rbft.training.reinforce import reinforce
@@ -37,10 +38,17 @@ class StageJob:
     length_normalisation: str
     clips: Mapping[str, Clip]
     frame_keys: Mapping[str, str]
+    questions: Sequence[Question] = ()
+    """What a reinforce stage of an experiment about questions learns; on labelled clips its examples are asked."""
     describing: Describing | Reasoning | None = None
     """What the child says about a clip before its label is scored; what it learns is in its examples."""
     reinforce: Reinforce | None = None
     """How a reinforce stage samples and rewards."""
+
+    @property
+    def learnt(self) -> list[Example | Question]:
+        """Everything that is learnt from."""
+        return [*self.examples, *self.questions]
 
     @property
     def key(self) -> str:
@@ -49,6 +57,9 @@ class StageJob:
         recipe = self.recipe.model_dump(exclude=set(SAME_RESULT))
         more: list[Any] = [self.describing] if self.stage.reasons else []
         more += [] if self.reinforce is None else [self.reinforce.model_dump(exclude=set(SAME_RESULT))]
+        if self.questions:
+            asked = [(q, question_prompt(self.prompts, q), self.frame_keys[q.clip_id]) for q in self.questions]
+            more.append(asked)
         return fingerprint(
             "stage", self.stage.kind, self.parent.fingerprint, list(self.examples), frames, recipe, self.steps,
             self.seed, self.prompts, list(self.prompts.labels), self.sampling.model_dump(), self.length_normalisation,
@@ -80,7 +91,7 @@ def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_re
     """
     folder = store.checkpoint(job.key)
     work = _work(folder)
-    refuse_test_clips(job.examples, job.clips)
+    refuse_test_clips(job.learnt, job.clips)
     if job.parent.stage != "base":
         check_lineage(read_card(store.checkpoint(job.parent.fingerprint)).checkpoint, job.parent)
     vlm = VLM.load(job.parent.path, for_training=True, allow_remote_code=allow_remote_code)
@@ -107,7 +118,7 @@ def _train(job: StageJob, vlm: VLM, frames: FrameSource, work: Path, logs: Path)
     if job.reinforce is None:
         train(vlm, job.examples, frames, job.recipe, steps=job.steps, seed=job.seed, work=work, logs=logs)
         return
-    questions = label_questions(job.examples, list(job.prompts.labels))
+    questions = job.questions or label_questions(job.examples, list(job.prompts.labels))
     grader = Grader.of(job.reinforce, job.prompts)
     reinforce(vlm, questions, frames, job.recipe, grader, steps=job.steps, seed=job.seed, work=work, logs=logs)
 
@@ -118,14 +129,14 @@ def _work(folder: Path) -> Path:
 
 
 def _child(job: StageJob, path: str) -> Checkpoint:
-    trained = sorted({job.clips[example.clip_id].sha256 for example in job.examples})
+    trained = sorted({job.clips[one.clip_id].sha256 for one in job.learnt})
     return Checkpoint(
         fingerprint=job.key,
         path=path,
         stage=job.stage.kind,
         base=job.parent.base,
         parent=job.parent.fingerprint,
-        data_fingerprint=fingerprint(list(job.examples)),
+        data_fingerprint=fingerprint(job.learnt),
         sampling_fingerprint=fingerprint(job.sampling.model_dump()),
         prompts_fingerprint=fingerprint(job.prompts),
         config_fingerprint=fingerprint(job.recipe.model_dump(exclude=set(SAME_RESULT))),

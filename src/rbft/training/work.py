@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from rbft.asking import question_prompt
+from rbft.clips.question_set import QuestionSet
 from rbft.experiment import Experiment, Stage
 from rbft.models.memory import Load
 from rbft.models.shape import ModelShape
@@ -85,17 +87,41 @@ def _heaviest(clips: Sequence[tuple[int, int, int]], rows: int, text: int) -> Lo
     return Load(rows=rows, patches=held, tokens=max(tokens for _, _, tokens in clips) + text)
 
 
-def work_of(
-    experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, shape: ModelShape,
-    counter: Counter,
+def question_work(
+    experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts,
+    questions: QuestionSet, shape: ModelShape, counter: Counter,
 ) -> Work:  # fmt: skip
-    """What an experiment asks of its model, at most."""
+    """What an experiment about questions asks of its model, at most. No label is scored."""
+    sizes = _sizes(plan, shape)
+    stages = [stage for arm in experiment.arms for stage in arm.stages]
+    texts = dict.fromkeys(question_prompt(prompts, question) for question in questions.asked)
+    thoughts = [t.answer for t in questions.cot] if any(stage.kind == "cot" for stage in stages) else []
+    limits = [experiment.stage_reinforce(stage).max_new_tokens for stage in stages]
+    return Work(
+        train=[sizes(clip.clip_id) for clip in manifest.of("train")],
+        every=[sizes(clip.clip_id) for clip in manifest.clips],
+        prompt=max(map(counter.prompt, texts)),
+        answer=max(map(counter.answer, thoughts), default=0),
+        labels=(),
+        written=max([experiment.reinforce.max_new_tokens, *limits]),
+    )
 
+
+def _sizes(plan: Callable[[str], FramePlan], shape: ModelShape) -> Callable[[str], tuple[int, int, int]]:
     def sizes(clip_id: str) -> tuple[int, int, int]:
         frames = plan(clip_id)
         visual = shape.visual_tokens(frames)
         return shape.patches(frames), visual, visual + shape.time_tokens(frames)
 
+    return sizes
+
+
+def work_of(
+    experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, shape: ModelShape,
+    counter: Counter,
+) -> Work:  # fmt: skip
+    """What an experiment asks of its model, at most."""
+    sizes = _sizes(plan, shape)
     stages = [stage for arm in experiment.arms for stage in arm.stages]
     written = experiment.rationales.max_new_tokens
     labels = [counter.answer(label) for label in manifest.labels]
