@@ -73,6 +73,7 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
         frame_keys=session.frame_keys,
         describing=describing_of(session, stage),
         reinforce=reinforce,
+        encoder=None if reinforce is None else session.encoders.get(reinforce.encoder_used or ""),
     )
     if job.key not in session.stages:
         title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"

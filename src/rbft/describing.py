@@ -17,9 +17,10 @@ from rbft.files import read_yaml
 from rbft.records import Record
 
 _END = re.compile(r"(?P<mark>[.!?]+)(?P<closing>[\"'”’)\]]*)(?=\s)|[…。！？]+[\"'”’」』）)\]]*|\n+")
-_ABBREVIATIONS = frozenset(
-    "a.m al approx cf co dr e.g eg etc fig i.e ie inc jr mr mrs ms no nr p.m prof sr st u.k u.s vol vs".split()
-)
+_ABBREVIATIONS = frozenset((
+    "a.m", "al", "approx", "cf", "co", "dr", "e.g", "eg", "etc", "fig", "i.e", "ie", "inc", "jr", "mr", "mrs", "ms",
+    "nr", "p.m", "prof", "sr", "st", "u.k", "u.s", "vs",
+))  # fmt: skip
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘]+$")
 _COUNTING = re.compile(r"\s*(?:\d{1,3}|[A-Za-z])$")
 

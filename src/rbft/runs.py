@@ -23,6 +23,7 @@ from rbft.experiment import Arm, Experiment, load_experiment
 from rbft.files import held, read_record, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.general import general_session, list_general, retention
+from rbft.models.encoder import EncoderFiles, find_encoder
 from rbft.models.sources import Source, is_on_hub, resolve
 from rbft.models.vlm import TokenCounter, device_name, grid_of, model_shape, this_device
 from rbft.progress import Reporter
@@ -102,10 +103,11 @@ class Found:
     thresholds: AuditThresholds
     source: Source
     grid: Grid
+    encoders: Mapping[str, EncoderFiles]
 
 
 def look_up(experiment: Experiment) -> Found:
-    """The list of clips, the prompts and the model; raises UserError for what is wrong with them."""
+    """The list of clips, the prompts, the model and encoders; raises UserError for what is wrong with them."""
     listing = read_manifest(
         Path(experiment.clips).expanduser(), labels=experiment.labels, allow_outside=experiment.allow_outside
     )
@@ -114,7 +116,8 @@ def look_up(experiment: Experiment) -> Found:
     prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
-    return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid)
+    encoders = {name: find_encoder(name) for name in experiment.encoders}
+    return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid, encoders)
 
 
 def prepare(
@@ -142,7 +145,9 @@ def prepare(
     if faults := faults_of(experiment, manifest, prompts):
         raise ManifestError(faults)
     frames = clip_frames(cache, inspections)
-    fitted = _fit(experiment, manifest, frames.plan, prompts, source, lora=_began_with_lora(store, source))
+    fitted = _fit(
+        experiment, manifest, frames.plan, prompts, source, found.encoders, lora=_began_with_lora(store, source)
+    )
     if not finished and not _reported(store, experiment):
         fitted.refuse()
     _tell(manifest, len(listing.rows), fitted, store, reporter)
@@ -162,6 +167,7 @@ def prepare(
         thresholds=found.thresholds,
         base=_base(experiment, source, prompts),
         fit=fitted,
+        encoders=found.encoders,
         clips={clip.clip_id: clip for clip in manifest.clips},
     )
     if found.general is not None:
@@ -227,6 +233,17 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
         list_general(experiment)
     except UserError as error:
         faults += error.faults
+    encoders: dict[str, EncoderFiles] = {}
+    for name in experiment.encoders:
+        if is_on_hub(name):  # a run fetches it
+            notes.append(
+                f"reinforce.encoder {name} is looked up by a run; the memory that it needs is not counted here"
+            )
+            continue
+        try:
+            encoders[name] = find_encoder(name)
+        except CheckpointError as error:
+            faults += error.faults
     try:
         if result.exit_code == 0:
             manifest = build_manifest(
@@ -239,7 +256,7 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
             faults += faults_of(experiment, manifest, prompts)
             if source is not None and not faults:
                 plans = {i.row.clip_id: i.plan for i in result.inspections if i.plan is not None}
-                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source)
+                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source, encoders)
                 faults += fitted.faults
                 memory = fitted.plan.lines()
     except UserError as error:
@@ -252,13 +269,14 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
 
 def _fit(
     experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, source: Source,
-    lora: bool | None = None,
+    encoders: Mapping[str, EncoderFiles], lora: bool | None = None,
 ) -> Fit:  # fmt: skip
     """What fits this device of an experiment's work."""
     shape = model_shape(source, allow_remote_code=experiment.allow_remote_code)
     counter = TokenCounter(source, allow_remote_code=experiment.allow_remote_code)
     work = work_of(experiment, manifest, plan, prompts, shape, counter)
-    return fit(experiment, source.name, shape, work, this_device(experiment.memory_gib), lora=lora)
+    beside = {name: files.num_parameters for name, files in encoders.items()}
+    return fit(experiment, source.name, shape, work, this_device(experiment.memory_gib), lora=lora, encoders=beside)
 
 
 def faults_of(experiment: Experiment, manifest: Manifest, prompts: Prompts) -> list[str]:

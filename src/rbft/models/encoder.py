@@ -11,21 +11,23 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch.nn.functional import cosine_similarity, normalize
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from rbft.clips.frames import Frames
 from rbft.errors import CheckpointError
 from rbft.models.sources import Source, resolve
-from rbft.models.vlm import FrameSource, default_device
+from rbft.models.vlm import FrameSource, default_device, no_bars
 
 FAMILIES = ("siglip", "siglip2", "clip")
 """`model_type` of the encoders that are known."""
+EXAMPLE = "google/siglip2-so400m-patch14-384"
 _ATTENDED = ("clip",)
 """Families whose text tower was trained with a mask over the padding; the others read it."""
 _FRAMES_AT_ONCE = 16
@@ -36,11 +38,11 @@ _CLIPS_KEPT = 4096
 
 @dataclass(frozen=True)
 class EncoderFiles:
-    """An encoder that was found and can be loaded; `fingerprint` is of its weights, `num_bytes` their size."""
+    """An encoder that was found, and looked at without loading it; `fingerprint` is of its weights."""
 
     source: Source
     fingerprint: str
-    num_bytes: int
+    num_parameters: int
 
 
 def find_encoder(name_or_folder: str) -> EncoderFiles:
@@ -52,11 +54,19 @@ def find_encoder(name_or_folder: str) -> EncoderFiles:
         raise _unusable(source, error) from error
     if config.model_type not in FAMILIES:
         raise CheckpointError(
-            f"{source.name}: a model of type {config.model_type!r} does not compare texts with images; reinforce.encoder "
-            f"is a model of type {', '.join(FAMILIES)}, for example google/siglip2-so400m-patch14-384, or `embedded`"
+            f"{source.name}: a model of type {config.model_type!r} does not compare texts with images; "
+            f"reinforce.encoder is a model of type {', '.join(FAMILIES)}, for example {EXAMPLE}, or `embedded`"
         )
-    weights = sum(file.stat().st_size for file in source.folder.glob("*.safetensors"))
-    return EncoderFiles(source, source.fingerprint(), weights)
+    try:
+        count = sum(_num_parameters(file) for file in source.folder.glob("*.safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise _unusable(source, error) from error
+    return EncoderFiles(source, source.fingerprint(), count)
+
+
+def _num_parameters(file: Path) -> int:
+    with safe_open(file, "pt") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
 
 
 class ClipTextEncoder:
@@ -72,14 +82,15 @@ class ClipTextEncoder:
 
     @classmethod
     def load(cls, files: EncoderFiles, frames: FrameSource, *, device: torch.device | None = None) -> ClipTextEncoder:
-        """Load what was found: in bfloat16 on a GPU, in float32 on a CPU. Raises CheckpointError where it is damaged."""
+        """Load what was found: bfloat16 on a GPU, float32 on a CPU. Raises CheckpointError where it is damaged."""
         device = device or default_device()
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         folder = files.source.folder
         try:
-            model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+            with no_bars():
+                model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
             processor = AutoProcessor.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise _unusable(files.source, error) from error
         return cls(model.to(device).eval(), processor, frames)
 
@@ -115,12 +126,16 @@ class ClipTextEncoder:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Texts as float32 [N, D] of any length, each cut to `text_limit` tokens and padded as its tower was trained."""
+        """Texts as float32 [N, D] of any length, each cut to `text_limit` tokens.
+
+        As the towers were trained: in lower case; padded on the right, to the limit where the padding is read.
+        """
         attended = self._model.config.model_type in _ATTENDED
         parts = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             inputs = self._processor.tokenizer(
-                list(texts[start : start + _TEXTS_AT_ONCE]),
+                [text.lower() for text in texts[start : start + _TEXTS_AT_ONCE]],
+                padding_side="right",
                 padding=True if attended else "max_length",
                 max_length=self.text_limit,
                 truncation=True,
@@ -139,5 +154,5 @@ def _unusable(source: Source, error: BaseException) -> CheckpointError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return CheckpointError(
         f"{source.name}: cannot be loaded as an encoder of texts and images: {reason}. Give a SigLIP, SigLIP 2 or CLIP "
-        "of transformers, for example google/siglip2-so400m-patch14-384, or `embedded`"
+        f"of transformers, for example {EXAMPLE}, or `embedded`"
     )

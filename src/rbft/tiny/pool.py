@@ -73,7 +73,7 @@ def _render_chunk(task: _Task) -> int:
     for index in range(start, stop):
         spec, seconds = spec_at(seed, index)
         drawn, boxes = render(spec, seconds, _RENDERED_SIDE)
-        if severities is not None and index % 2:
+        if severities is not None:
             rng = np.random.default_rng([seed, index, 53])
             drawn = Shift(rng.uniform(*severities), overlay=bool(rng.random() < 0.8)).apply(drawn, rng)
         frames[index] = small_frames(drawn)
@@ -86,7 +86,7 @@ def _render_chunk(task: _Task) -> int:
 def open_pool(folder: Path, num: int, seed: int, workers: int = 2, severities: Severities | None = None) -> Pool:
     """Renders the pool into `folder` unless it is there already, then maps it. About 10 ms a clip and process.
 
-    With `severities` every other clip is seen through `Shift`, at a severity drawn between the two.
+    With `severities` every clip is seen through `Shift`, at a severity drawn between the two.
     """
     folder.mkdir(parents=True, exist_ok=True)
     note: dict[str, object] = {"version": _VERSION, "num": num, "seed": seed, "side": SIDE}

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rbft.describing import load_openings
 from rbft.errors import CheckpointError
 from rbft.experiment import Sampling, Stage
 from rbft.files import write_record
+from rbft.models.encoder import ClipTextEncoder, EncoderFiles
 from rbft.models.vlm import VLM, FrameSource
 from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.recipe import SAME_RESULT, Recipe, Reinforce
@@ -41,6 +43,8 @@ class StageJob:
     """What the child says about a clip before its label is scored; what it learns is in its examples."""
     reinforce: Reinforce | None = None
     """How a reinforce stage samples and rewards."""
+    encoder: EncoderFiles | None = None
+    """What its rewards compare texts with clips by; None where they do not."""
 
     @property
     def key(self) -> str:
@@ -48,7 +52,8 @@ class StageJob:
         frames = [self.frame_keys[example.clip_id] for example in self.examples]
         recipe = self.recipe.model_dump(exclude=set(SAME_RESULT))
         more: list[Any] = [self.describing] if self.stage.reasons else []
-        more += [] if self.reinforce is None else [self.reinforce.model_dump(exclude=set(SAME_RESULT))]
+        more += [] if self.reinforce is None else [self.reinforce.model_dump(exclude={*SAME_RESULT, "encoder"})]
+        more += [] if self.encoder is None else [self.encoder.fingerprint, load_openings()]
         return fingerprint(
             "stage", self.stage.kind, self.parent.fingerprint, list(self.examples), frames, recipe, self.steps,
             self.seed, self.prompts, list(self.prompts.labels), self.sampling.model_dump(), self.length_normalisation,
@@ -107,7 +112,8 @@ def _train(job: StageJob, vlm: VLM, frames: FrameSource, work: Path, logs: Path)
         train(vlm, job.examples, frames, job.recipe, steps=job.steps, seed=job.seed, work=work, logs=logs)
         return
     questions = label_questions(job.examples, list(job.prompts.labels))
-    grader = Grader.of(job.reinforce, job.prompts)
+    encoder = None if job.encoder is None else ClipTextEncoder.load(job.encoder, frames)
+    grader = Grader.of(job.reinforce, job.prompts, encoder)
     reinforce(vlm, questions, frames, job.recipe, grader, steps=job.steps, seed=job.seed, work=work, logs=logs)
 
 
