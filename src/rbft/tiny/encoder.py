@@ -19,13 +19,13 @@ from rbft.tiny.language import Clause, clause_text, describe_words, words_of
 from rbft.tiny.pool import SIDE
 from rbft.tiny.world import DIMENSIONS, sample_spec
 
-TEXT_LIMIT = 48
+TEXT_LIMIT = 32
 """Tokens of a text that the text tower reads; a description has about 20."""
 SCALE, BIAS = 25.0, -10.0
 """Fixed, so that a cosine of 0.4 is where a description is as likely right as wrong: a semantic reward of 0.8."""
 WIDTH = 128
 PATCH = 14
-WRONG = 3
+WRONG = 2
 _PAD = "<|pad|>"
 
 
@@ -68,7 +68,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,:;!?-'"),
     )  # fmt: skip
     raw.train_from_iterator([describe_words(w) for w in words] + [clause_text(w) + "." for w in words], trainer)
-    pad = int(raw.token_to_id(_PAD))
+    pad = raw.token_to_id(_PAD)
+    assert pad is not None
     raw.post_processor = processors.TemplateProcessing(single=f"$A {_PAD}", special_tokens=[(_PAD, pad)])
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token=_PAD, eos_token=_PAD, unk_token="<|unknown|>", padding_side="right",
