@@ -13,9 +13,14 @@ from tests.encoders import build_encoder
 from tests.factories import build_checkpoint
 
 from commands import command
+from rbft.clips.cache import FrameCache
+from rbft.clips.ingest import clip_frames, inspect_clips
+from rbft.clips.manifest import read_manifest
 from rbft.describing import load_openings
+from rbft.experiment import ClipLimits
 from rbft.files import read_jsonl, read_record
 from rbft.models.encoder import ClipTextEncoder, find_encoder
+from rbft.models.vlm import load_grid
 from rbft.records import ReinforcePoint, RolloutRecord
 from rbft.rewards import semantic
 from rbft.session import Session
@@ -78,17 +83,11 @@ def test_rollouts_and_steps_have_the_term(root: Path) -> None:
 
 def test_the_reward_is_that_of_the_frames_and_the_thought(root: Path, experiment: Path) -> None:
     """Again from the file's own frames: decoded, encoded and compared apart from the run."""
-    from rbft.clips.cache import FrameCache
-    from rbft.clips.ingest import clip_frames, inspect_clips
-    from rbft.clips.manifest import read_manifest
-    from rbft.experiment import ClipLimits
-    from rbft.models.vlm import VLM
-
     [folder] = logs(root)
     card = read_card(root / "checkpoints" / folder.name)
     listing = read_manifest(experiment.parent / "yard" / "clips.csv", labels=LABEL_DEFINITIONS)
     cache = FrameCache(experiment.parent / "other-cache")
-    grid = VLM.load("embedded").grid
+    grid = load_grid("embedded")
     inspections = inspect_clips(listing, sampling=card.sampling, grid=grid, limits=ClipLimits(), workers=1, cache=cache)
     encoder = ClipTextEncoder.load(find_encoder("embedded"), clip_frames(cache, inspections))
     compared = 0
@@ -100,11 +99,6 @@ def test_the_reward_is_that_of_the_frames_and_the_thought(root: Path, experiment
         assert record.rewards["semantic"] == pytest.approx(semantic(1.0, similarity), abs=1e-4)
         compared += 1
     assert compared
-
-
-def test_the_report_has_its_curve(root: Path) -> None:
-    page = (root / "report.html").read_text(encoding="utf-8")
-    assert "semantic" in page
 
 
 def test_the_memory_plan_counts_the_encoder(root: Path, experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:

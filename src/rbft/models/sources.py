@@ -13,7 +13,7 @@ from rbft.files import sha256_of
 from rbft.records import fingerprint
 
 EMBEDDED = "embedded"
-_ROOMS = {"model": "checkpoint", "encoder": "encoder"}
+_ROOMS = {"model": "checkpoint", "encoder": "encoder_checkpoint"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 

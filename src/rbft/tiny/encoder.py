@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
 
-from rbft.tiny.language import Clause, clause_text, describe_words, words_of
+from rbft.tiny.language import Clause, clause_text, describe_words
 from rbft.tiny.pool import SIDE
-from rbft.tiny.world import DIMENSIONS, sample_spec
+from rbft.tiny.world import DIMENSIONS
 
 TEXT_LIMIT = 32
 """Tokens of a text that the text tower reads; a description has about 20."""
@@ -26,7 +26,10 @@ SCALE, BIAS = 25.0, -10.0
 WIDTH = 128
 PATCH = 14
 WRONG = 2
-_PAD = "<|pad|>"
+_PAD, _UNKNOWN = "<|pad|>", "<|unknown|>"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+_MARKS = ".,:;!?-'"
+_OTHER_WORDS = {"subjects", "attributes", "actions", "scenes", "a", "anything", "in", "on", "the", "at", "by"}
 
 
 # -- the model -----------------------------------------------------------------------------------------------------
@@ -56,23 +59,24 @@ def build_model(config: SiglipConfig, seed: int) -> SiglipModel:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words and marks in lower case, an end of text behind them; other words are one unknown token."""
-    rng = np.random.default_rng(4243)
-    words = [words_of(sample_spec(rng)) for _ in range(2000)]
-    raw = Tokenizer(models.WordPiece(unk_token="<|unknown|>", max_input_chars_per_word=40))
+    """The world's words and marks in lower case, an end of text behind them; other words letter by letter."""
+    world = {word for words in DIMENSIONS.values() for phrase in words for word in phrase.split()}
+    pieces = [
+        _PAD,
+        _UNKNOWN,
+        *_LETTERS,
+        *(f"##{letter}" for letter in _LETTERS),
+        *_MARKS,
+        *sorted(world | _OTHER_WORDS),
+    ]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    raw = Tokenizer(models.WordPiece(vocabulary, unk_token=_UNKNOWN, max_input_chars_per_word=40))
     raw.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+"), behavior="removed")
-    raw.pre_tokenizer = pre_tokenizers.Sequence([raw.pre_tokenizer, pre_tokenizers.Punctuation()])
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=256, special_tokens=[_PAD, "<|unknown|>"], show_progress=False,
-        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,:;!?-'"),
-    )  # fmt: skip
-    raw.train_from_iterator([describe_words(w) for w in words] + [clause_text(w) + "." for w in words], trainer)
-    pad = raw.token_to_id(_PAD)
-    assert pad is not None
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pad = vocabulary[_PAD]
     raw.post_processor = processors.TemplateProcessing(single=f"$A {_PAD}", special_tokens=[(_PAD, pad)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token=_PAD, eos_token=_PAD, unk_token="<|unknown|>", padding_side="right",
+        tokenizer_object=raw, pad_token=_PAD, eos_token=_PAD, unk_token=_UNKNOWN, padding_side="right",
         model_max_length=TEXT_LIMIT, clean_up_tokenization_spaces=False,
     )  # fmt: skip
 

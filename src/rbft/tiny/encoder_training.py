@@ -54,7 +54,7 @@ class Settings:
     """How long and how wide: the steps that made the committed weights."""
 
     seed: int = 0
-    steps: int = 1300
+    steps: int = 1700
     batch: int = 32
     rate: float = 1e-3
     head_weight: float = 2.0
