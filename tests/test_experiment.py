@@ -131,10 +131,25 @@ def test_a_reinforce_stage_has_a_recipe_of_its_own() -> None:
     assert experiment.stage_training(cot).learning_rate == 3e-4
     recipe = experiment.stage_training(last)
     assert (recipe.learning_rate, recipe.batch_size, recipe.weight_decay, recipe.max_grad_norm) == (2e-6, 8, 0.5, 5.0)
-    assert experiment.stage_reinforce(last) == Reinforce(samples=4, learning_rate=2e-6)
+    assert experiment.stage_reinforce(last) == Reinforce(samples=4, learning_rate=2e-6, encoder="embedded")
     assert experiment.reinforce_of(cot) is None
     terms = Reinforce.model_validate({"rewards": {"label_free": 0.5, "format": 0.2}})
     assert terms.changed({"rewards": {"format": 2}}).rewards.weights == {"format": 2, "accuracy": 1, "label_free": 0.5}
+
+
+def test_an_encoder_is_named_where_rewards_need_one() -> None:
+    semantic = {"rewards": {"semantic": 1}}
+    stages = arm({"kind": "reinforce"}, {"kind": "reinforce", "reinforce": semantic})
+    asked = SMALLEST | {"arms": [stages]}
+    assert make_experiment(asked).encoders == ["embedded"], "the model's own default"
+    assert make_experiment(asked | {"model": "owner/name"}).encoders == ["google/siglip2-so400m-patch14-384"]
+    named = make_experiment(asked | {"model": "owner/name", "reinforce": {"encoder": "owner/other"}})
+    assert named.encoders == ["owner/other"]
+    plain, gated = named.arm("mine").stages
+    assert named.stage_reinforce(plain).encoder_used is None
+    assert named.stage_reinforce(gated).encoder_used == "owner/other"
+    assert make_experiment(SMALLEST | {"arms": ["rb-ft+grpo"]}).encoders == []
+    assert make_experiment(SMALLEST | {"arms": ["rb-ft+grpo"], "reinforce": semantic}).encoders == ["embedded"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +159,7 @@ def test_a_reinforce_stage_has_a_recipe_of_its_own() -> None:
             {"samples": 1},
             "samples: 1 is no group; answers are compared with others to the same question, take 2 or more",
         ),
-        ({"rewards": {"semantic": 1}}, "rewards: semantic needs an encoder of texts and clips, and there is none yet"),
+        ({"encoder": 3}, "encoder: must be text; put it in quotes (given: 3)"),
         ({"beta": -1}, "beta: Input should be greater than or equal to 0 (given: -1)"),
         ({"sample": 3}, "sample: no such setting; did you mean 'samples'?"),
     ],

@@ -91,6 +91,7 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
         questions=questions,
         describing=describing_of(session, stage),
         reinforce=reinforce,
+        encoder=None if reinforce is None else session.encoders.get(reinforce.encoder_used or ""),
     )
     if job.key not in session.stages:
         what = f"{len(questions)} questions" if questions else f"{len(examples)} examples"

@@ -17,7 +17,7 @@ from rbft.arms import PRESET_ARMS, QUESTION_ARMS, Arm, Section, Stage, did_you_m
 from rbft.errors import ExperimentError
 from rbft.files import parse_yaml, read_yaml, yaml_fault
 from rbft.prompts import BUILT_IN
-from rbft.recipe import Lora, Recipe, Reinforce, Training
+from rbft.recipe import ENCODER, Lora, Recipe, Reinforce, Training
 
 __all__ = [
     "PRESET_ARMS", "Arm", "ClipLimits", "Evaluation", "Experiment", "Lora", "QuestionFiles", "Rationales", "Recipe",
@@ -270,12 +270,20 @@ class Experiment(Section):
         return Training.model_validate(self.training.model_dump() | own | stage.training)
 
     def stage_reinforce(self, stage: Stage) -> Reinforce:
-        """The settings of a reinforce stage: the `reinforce` section with the stage's overrides."""
-        return self.reinforce.changed(stage.reinforce)
+        """The settings of a reinforce stage: the `reinforce` section with the stage's overrides, its encoder named."""
+        settings = self.reinforce.changed(stage.reinforce)
+        default = "embedded" if self.model == "embedded" else ENCODER
+        return settings.model_copy(update={"encoder": settings.encoder or default})
 
     def reinforce_of(self, stage: Stage) -> Reinforce | None:
         """The settings of a reinforce stage, None for any other."""
         return self.stage_reinforce(stage) if stage.kind == "reinforce" else None
+
+    @property
+    def encoders(self) -> list[str]:
+        """The encoders of texts and clips that the arms' rewards need, each once."""
+        asked = [self.reinforce_of(stage) for arm in self.arms for stage in arm.stages]
+        return list(dict.fromkeys(r.encoder_used for r in asked if r is not None and r.encoder_used is not None))
 
     @property
     def curve_arms(self) -> list[Arm]:
@@ -354,12 +362,17 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         if not isinstance(value, str) or not value or value in built_in:
             continue
         document[key] = _beside(path, value)
-    for name, keys in (("evaluation", ("retention",)), ("questions", tuple(QuestionFiles.model_fields))):
+    paths = (
+        ("evaluation", ("retention",)),
+        ("questions", tuple(QuestionFiles.model_fields)),
+        ("reinforce", ("encoder",)),
+    )
+    for name, keys in paths:
         section = document.get(name)
         if not isinstance(section, dict):
             continue
         for key in keys:
-            if isinstance(section.get(key), str):
+            if isinstance(section.get(key), str) and section[key] != "embedded":
                 section[key] = _beside(path, section[key])
     faults = [fault for override in overrides if (fault := _override(document, override))]
     if faults:

@@ -16,6 +16,10 @@ SAME_RESULT = frozenset(
 """Settings that change memory and time, and nothing but the rounding of what is learnt."""
 
 
+ENCODER = "google/siglip2-so400m-patch14-384"
+"""Compares texts with clips, where the model is not the embedded one and none is named."""
+
+
 class Lora(Section):
     """Low-rank adapters on the language model instead of full fine-tuning."""
 
@@ -77,6 +81,11 @@ class Reinforce(Section):
         "masked", description="answers cut at max_new_tokens: masked: no part of group or loss; scored: as they are"
     )
     rewards: RewardFormula = Field(RewardFormula(), description="what an answer earns")
+    encoder: str | None = Field(
+        None,
+        description="compares texts with clips where `rewards` has `semantic`: a SigLIP, SigLIP 2 or CLIP by name or "
+        f"folder, or `embedded`; empty: `embedded` where the model is, else {ENCODER}",
+    )
     most_unscored: float = Field(
         0.2, ge=0, le=1, description="share of a step's answers whose reward cannot be computed, above which it stops"
     )
@@ -98,19 +107,17 @@ class Reinforce(Section):
             )
         return samples
 
-    @field_validator("rewards")
-    @classmethod
-    def _computable(cls, rewards: RewardFormula) -> RewardFormula:
-        if rewards.semantic:
-            raise ValueError("semantic needs an encoder of texts and clips, and there is none yet; leave it out")
-        return rewards
-
     def changed(self, changes: Mapping[str, Any]) -> Reinforce:
         """The same with other settings; of `rewards`, those that are named."""
         merged = self.model_dump() | dict(changes)
         if isinstance(changes.get("rewards"), Mapping):
             merged["rewards"] = self.rewards.model_dump() | dict(changes["rewards"])
         return Reinforce.model_validate(merged)
+
+    @property
+    def encoder_used(self) -> str | None:
+        """The encoder that the rewards need, None where they need none."""
+        return self.encoder if self.rewards.semantic else None
 
     @property
     def of_recipe(self) -> dict[str, float | int]:

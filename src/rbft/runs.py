@@ -25,6 +25,7 @@ from rbft.experiment import Arm, Experiment, load_experiment
 from rbft.files import held, read_record, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.general import general_session, list_general, retention
+from rbft.models.encoder import EncoderFiles, find_encoder
 from rbft.models.sources import Source, is_on_hub, resolve
 from rbft.models.vlm import TokenCounter, device_name, grid_of, model_shape, this_device
 from rbft.progress import Reporter
@@ -170,11 +171,12 @@ class Found:
     thresholds: AuditThresholds
     source: Source
     grid: Grid
+    encoders: Mapping[str, EncoderFiles]
     questions: QuestionSet | None = None
 
 
 def look_up(experiment: Experiment) -> Found:
-    """The list of clips, the prompts and the model; raises UserError for what is wrong with them."""
+    """The list of clips, the prompts, the model and encoders; raises UserError for what is wrong with them."""
     if experiment.questions is not None:
         prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels={})
         questions = read_question_set(experiment, prompts)
@@ -189,7 +191,8 @@ def look_up(experiment: Experiment) -> Found:
         prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
-    return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid, questions)
+    encoders = {name: find_encoder(name) for name in experiment.encoders}
+    return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid, encoders, questions)
 
 
 def prepare(
@@ -221,7 +224,7 @@ def prepare(
         raise ManifestError(faults)
     frames = clip_frames(cache, inspections)
     began = _began_with_lora(store, source)
-    fitted = _fit(experiment, manifest, frames.plan, prompts, source, questions=questions, lora=began)
+    fitted = _fit(experiment, manifest, frames.plan, prompts, source, found.encoders, questions=questions, lora=began)
     if not finished and not _reported(store, experiment):
         fitted.refuse()
     _tell(manifest, len(listing.rows), fitted, store, reporter)
@@ -241,6 +244,7 @@ def prepare(
         thresholds=found.thresholds,
         base=_base(experiment, source, prompts),
         fit=fitted,
+        encoders=found.encoders,
         clips={clip.clip_id: clip for clip in manifest.clips},
         questions=questions,
     )
@@ -311,6 +315,17 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
         list_general(experiment)
     except UserError as error:
         faults += error.faults
+    encoders: dict[str, EncoderFiles] = {}
+    for name in experiment.encoders:
+        if is_on_hub(name):  # a run fetches it
+            notes.append(
+                f"reinforce.encoder {name} is looked up by a run; the memory that it needs is not counted here"
+            )
+            continue
+        try:
+            encoders[name] = find_encoder(name)
+        except CheckpointError as error:
+            faults += error.faults
     try:
         if result.exit_code == 0:
             manifest = build_manifest(
@@ -326,7 +341,7 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
                 questions = used_questions(questions, manifest)
             if source is not None and not faults:
                 plans = {i.row.clip_id: i.plan for i in result.inspections if i.plan is not None}
-                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source, questions=questions)
+                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source, encoders, questions=questions)
                 faults += fitted.faults
                 memory = fitted.plan.lines()
     except UserError as error:
@@ -339,7 +354,7 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
 
 def _fit(
     experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, source: Source,
-    *, questions: QuestionSet | None = None, lora: bool | None = None,
+    encoders: Mapping[str, EncoderFiles], *, questions: QuestionSet | None = None, lora: bool | None = None,
 ) -> Fit:  # fmt: skip
     """What fits this device of an experiment's work."""
     shape = model_shape(source, allow_remote_code=experiment.allow_remote_code)
@@ -348,7 +363,8 @@ def _fit(
         work = work_of(experiment, manifest, plan, prompts, shape, counter)
     else:
         work = question_work(experiment, manifest, plan, prompts, questions, shape, counter)
-    return fit(experiment, source.name, shape, work, this_device(experiment.memory_gib), lora=lora)
+    beside = {name: files.num_parameters for name, files in encoders.items()}
+    return fit(experiment, source.name, shape, work, this_device(experiment.memory_gib), lora=lora, encoders=beside)
 
 
 def faults_of(experiment: Experiment, manifest: Manifest, prompts: Prompts) -> list[str]:

@@ -10,6 +10,7 @@ from rbft.answers import AuditThresholds
 from rbft.clips.ingest import ClipFrames
 from rbft.clips.question_set import QuestionSet
 from rbft.experiment import Experiment
+from rbft.models.encoder import EncoderFiles
 from rbft.models.vlm import VLM
 from rbft.progress import Reporter
 from rbft.prompts import Describing, Prompts, Reasoning
@@ -34,6 +35,8 @@ class Session:
     thresholds: AuditThresholds
     base: Checkpoint
     fit: Fit
+    encoders: Mapping[str, EncoderFiles] = field(default_factory=dict)
+    """What rewards compare texts with clips by, under the names that the settings give."""
     held: tuple[str, VLM] | None = None
     texts: dict[str, dict[str, Rationale]] = field(default_factory=dict)
     """Texts at hand, by the key of their request and clip id."""

@@ -6,12 +6,14 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from rbft.errors import CheckpointError
 from rbft.files import sha256_of
 from rbft.records import fingerprint
 
 EMBEDDED = "embedded"
+_ROOMS = {"model": "checkpoint", "encoder": "encoder_checkpoint"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -34,14 +36,21 @@ class Source:
 _OURS = ("rbft.json", "manifest.json")
 
 
-def resolve(name_or_folder: str | Path, *, revision: str | None = None, allow_remote_code: bool = False) -> Source:
+def resolve(
+    name_or_folder: str | Path,
+    *,
+    revision: str | None = None,
+    allow_remote_code: bool = False,
+    embedded: Literal["model", "encoder"] = "model",
+) -> Source:
     """Find a model. A folder is checked for a configuration, safetensors and remote code before anything is loaded.
 
-    A hub name is pinned to the commit it names today. Raises CheckpointError.
+    A hub name is pinned to the commit it names today; `embedded` says which of the two that name stands for.
+    Raises CheckpointError.
     """
     name = str(name_or_folder)
     if name == EMBEDDED:
-        folder = Path(str(resources.files("rbft"))) / "tiny" / "checkpoint"
+        folder = Path(str(resources.files("rbft"))) / "tiny" / _ROOMS[embedded]
         return Source(name=name, folder=folder, revision=None)
     if is_on_hub(name):
         return _from_hub(name, revision, allow_remote_code)

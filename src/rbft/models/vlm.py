@@ -113,7 +113,7 @@ class VLM:
         dtype = torch.bfloat16 if device.type == "cuda" and not for_training else torch.float32
         family_of(_config(source, allow_remote_code), source.name)
         try:
-            with _no_bars():
+            with no_bars():
                 model = AutoModelForImageTextToText.from_pretrained(
                     source.folder,
                     dtype=dtype,
@@ -144,7 +144,7 @@ class VLM:
         """
         if self.device.type == "cuda":
             self.model.to(torch.bfloat16)
-        with _no_bars():
+        with no_bars():
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
 
@@ -431,7 +431,7 @@ def _no_size(source: Source) -> CheckpointError:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     """No progress bars of transformers' own for what takes a moment; downloads keep theirs."""
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()

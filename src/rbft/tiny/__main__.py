@@ -1,4 +1,4 @@
-"""`python -m rbft.tiny`: train the embedded model, evaluate it, write its clips. Torch is loaded where it is used."""
+"""`python -m rbft.tiny`: train and measure the embedded model and encoder, write clips. Torch is loaded where used."""
 
 import argparse
 import json
@@ -32,6 +32,16 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--clips", type=int, default=40_000, help="clips to render and learn from (default: 40000)")
     learn.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
     learn.add_argument("--resume", action="store_true", help="continue the run in OUT")
+    compare = commands.add_parser("encoder", help="train the encoder of clips and texts, measure it, save it")
+    compare.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; the encoder is saved in OUT/encoder"
+    )
+    compare.add_argument("--seed", type=int, default=0, help="default: 0")
+    compare.add_argument("--clips", type=int, default=16_000, help="clips to render and learn from (default: 16000)")
+    compare.add_argument("--steps", type=int, help="default: the steps that made the committed weights")
+    compare.add_argument("--test", type=int, default=400, help="new clips to measure it on (default: 400)")
+    compare.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    compare.add_argument("--resume", action="store_true", help="continue the run in OUT")
     judge = commands.add_parser("evaluate", help="print what a checkpoint can do on clips it has never seen")
     judge.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the embedded one")
     judge.add_argument("--clips", type=int, default=400, help="clips a table (default: 400)")
@@ -106,6 +116,26 @@ def _train(args: argparse.Namespace) -> None:
     draw_curves(args.out / "log.jsonl", args.out / "curves.png")
     print(f"saved {folder}; its curves: {args.out / 'curves.png'}")
     print(f"measure it with: python -m rbft.tiny evaluate --checkpoint {folder}")
+
+
+def _encoder(args: argparse.Namespace) -> None:
+    import torch
+
+    from rbft.tiny.encoder import save_encoder
+    from rbft.tiny.encoder_evaluate import encoder_card, encoder_tables, evaluate_encoder
+    from rbft.tiny.encoder_training import Settings, new_learner, open_pools, train_encoder
+
+    torch.set_num_threads(args.threads)
+    settings = Settings(seed=args.seed)
+    if args.steps is not None:
+        settings = replace(settings, steps=args.steps)
+    learner = new_learner(*open_pools(args.out, args.clips, args.seed), args.seed)
+    train_encoder(args.out, learner, settings, resume=args.resume)
+    folder = args.out / "encoder"
+    save_encoder(learner.model, learner.tokenizer, folder, encoder_card({}))
+    results = evaluate_encoder(folder, args.test)
+    (folder / "README.md").write_text(encoder_card(results), encoding="utf-8")
+    print(f"saved {folder}\n\n{encoder_tables(results)}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -188,6 +218,8 @@ def main() -> None:
     match args.command:
         case "train":
             _train(args)
+        case "encoder":
+            _encoder(args)
         case "evaluate":
             _evaluate(args)
         case "render":

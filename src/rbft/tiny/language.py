@@ -50,9 +50,14 @@ def words_of(spec: SceneSpec) -> dict[str, str]:
 
 def describe(spec: SceneSpec) -> str:
     """The true description of a clip in the rationale format."""
+    return describe_words(words_of(spec))
+
+
+def describe_words(words: Mapping[str, str]) -> str:
+    """Six words, true or not, in the rationale format."""
     return (
-        f"Subjects: a {spec.subject}. Attributes: {spec.size}, {spec.colour}. "
-        f"Actions: {spec.action}. Scenes: {spec.scene}, {spec.light}."
+        f"Subjects: a {words['subject']}. Attributes: {words['size']}, {words['colour']}. "
+        f"Actions: {words['action']}. Scenes: {words['scene']}, {words['light']}."
     )
 
 

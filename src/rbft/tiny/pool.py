@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rbft.tiny.shift import Shift
 from rbft.tiny.world import DIMENSIONS, SceneSpec, middle_of, render, sample_seconds, sample_spec
 
 SIDE = 84
@@ -60,13 +61,21 @@ def small_frames(frames: np.ndarray, side: int = SIDE) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(f).resize((side, side), Image.Resampling.BICUBIC)) for f in frames])
 
 
-def _render_chunk(task: tuple[str, int, int, int, int]) -> int:
-    path, num, seed, start, stop = task
+Severities = tuple[float, float]
+"""The mildest and the hardest domain shift of a pool."""
+_Task = tuple[str, int, int, Severities | None, int, int]
+
+
+def _render_chunk(task: _Task) -> int:
+    path, num, seed, severities, start, stop = task
     frames = np.memmap(path, np.uint8, "r+", shape=(num, NUM_FRAMES, SIDE, SIDE, 3))
     middles = np.memmap(Path(path).with_name("middles.u8"), np.uint8, "r+", shape=(num,))
     for index in range(start, stop):
         spec, seconds = spec_at(seed, index)
         drawn, boxes = render(spec, seconds, _RENDERED_SIDE)
+        if severities is not None:
+            rng = np.random.default_rng([seed, index, 53])
+            drawn = Shift(rng.uniform(*severities), overlay=bool(rng.random() < 0.8)).apply(drawn, rng)
         frames[index] = small_frames(drawn)
         middles[index] = middle_of(boxes)
     frames.flush()
@@ -74,10 +83,15 @@ def _render_chunk(task: tuple[str, int, int, int, int]) -> int:
     return stop - start
 
 
-def open_pool(folder: Path, num: int, seed: int, workers: int = 2) -> Pool:
-    """Renders the pool into `folder` unless it is there already, then maps it. About 10 ms a clip and process."""
+def open_pool(folder: Path, num: int, seed: int, workers: int = 2, severities: Severities | None = None) -> Pool:
+    """Renders the pool into `folder` unless it is there already, then maps it. About 10 ms a clip and process.
+
+    With `severities` every clip is seen through `Shift`, at a severity drawn between the two.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    note = {"version": _VERSION, "num": num, "seed": seed, "side": SIDE}
+    note: dict[str, object] = {"version": _VERSION, "num": num, "seed": seed, "side": SIDE}
+    if severities is not None:
+        note["severities"] = list(severities)
     done = folder / "pool.json"
     path = folder / "frames.u8"
     if not (done.is_file() and json.loads(done.read_text()) == note):
@@ -85,7 +99,7 @@ def open_pool(folder: Path, num: int, seed: int, workers: int = 2) -> Pool:
         for name, bytes_a_clip in (("frames.u8", NUM_FRAMES * SIDE * SIDE * 3), ("middles.u8", 1)):
             with (folder / name).open("wb") as file:
                 file.truncate(num * bytes_a_clip)
-        tasks = [(str(path), num, seed, start, min(start + _CHUNK, num)) for start in range(0, num, _CHUNK)]
+        tasks = [(str(path), num, seed, severities, start, min(start + _CHUNK, num)) for start in range(0, num, _CHUNK)]
         _run(tasks, num, workers)
         done.write_text(json.dumps(note))
     frames = np.memmap(path, np.uint8, "r", shape=(num, NUM_FRAMES, SIDE, SIDE, 3))
@@ -93,7 +107,7 @@ def open_pool(folder: Path, num: int, seed: int, workers: int = 2) -> Pool:
     return Pool(frames, [spec_at(seed, index)[0] for index in range(num)], middles)
 
 
-def _run(tasks: list[tuple[str, int, int, int, int]], num: int, workers: int) -> None:
+def _run(tasks: list[_Task], num: int, workers: int) -> None:
     rendered = 0
     if workers <= 1:
         for task in tasks:

@@ -7,7 +7,7 @@ what happens to be free: the same command again makes the same choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from statistics import median
@@ -65,6 +65,8 @@ class Chooser:
     shape: ModelShape
     work: Work
     device: Device
+    encoders: Mapping[str, int] = field(default_factory=dict)
+    """Parameters of the encoders that rewards use, by name."""
 
     def fits(self, peak: Peak) -> bool:
         """Whether a peak lies within the device's budget."""
@@ -80,8 +82,8 @@ class Chooser:
         return scoring_peak(self.shape, self.work.scoring(clips), nodes, self.device.kind)
 
     def reinforcing(self, reinforce: Reinforce, method: Method, groups: int) -> Peak:
-        """The peak of a reinforce stage that samples answers to so many clips at once."""
-        return reinforcing_peak(
+        """The peak of a reinforce stage that samples answers to so many clips at once; its encoder is beside it."""
+        peak = reinforcing_peak(
             self.shape,
             self.work.updating(reinforce),
             self.work.sampling(groups),
@@ -91,6 +93,8 @@ class Chooser:
             reference=reinforce.beta > 0,
             kind=self.device.kind,
         )
+        beside = self.encoders.get(reinforce.encoder_used or "", 0) * (4 if self.device.kind == "cpu" else 2)
+        return replace(peak, weights=peak.weights + beside)
 
     def stage(self, method: Method, clips: int, reinforce: Reinforce | None) -> Peak:
         """The peak of a stage: of a micro-batch of so many clips, or of the groups that are sampled at once."""
@@ -153,13 +157,15 @@ def resolved(training: Training, chooser: Chooser, reinforce: Reinforce | None =
 
 
 def fit(
-    experiment: Experiment, model: str, shape: ModelShape, work: Work, device: Device, *, lora: bool | None = None
-) -> Fit:
+    experiment: Experiment, model: str, shape: ModelShape, work: Work, device: Device, *,
+    lora: bool | None = None, encoders: Mapping[str, int] | None = None,
+) -> Fit:  # fmt: skip
     """What fits the device: a recipe for every stage, the same method for all that leave it open, and the table.
 
-    `lora`: whether a run that has begun fell back on it; None: what fits.
+    `lora`: whether a run that has begun fell back on it; None: what fits. `encoders`: parameters of those that rewards
+    use, by name.
     """
-    chooser = Chooser(shape, work, device)
+    chooser = Chooser(shape, work, device, encoders or {})
     stages = [stage for arm in experiment.arms for stage in arm.stages]
     sections = [(experiment.stage_training(stage), experiment.reinforce_of(stage)) for stage in stages]
     sections = [section for n, section in enumerate(sections) if section not in sections[:n]]

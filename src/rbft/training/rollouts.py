@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from rbft.answers import AuditThresholds, load_thresholds
+from rbft.describing import Openings, load_openings
 from rbft.prompts import Prompts
 from rbft.recipe import Reinforce
 from rbft.records import Example, Question, RolloutRecord
-from rbft.rewards import RewardTerm, accuracy, dimensions_named, format_reward, group_advantages, label_free, length
+from rbft.rewards import (
+    RewardTerm,
+    accuracy,
+    dimensions_named,
+    format_reward,
+    group_advantages,
+    label_free,
+    length,
+    semantic,
+)
 from rbft.thinking import parse_thought, read_answer
 
 
@@ -38,6 +49,13 @@ def label_questions(examples: Sequence[Example], labels: Sequence[str]) -> list[
     ]
 
 
+class Comparing(Protocol):
+    """How alike texts and a clip are: `rbft.models.encoder.ClipTextEncoder`."""
+
+    def similarities(self, clip_id: str, texts: Sequence[str]) -> list[float | None]:
+        """The cosine of the clip with each text, -1 to 1; None where it cannot be computed."""
+
+
 @dataclass(frozen=True)
 class Grader:
     """Rewards answers by the formula of the settings."""
@@ -45,16 +63,22 @@ class Grader:
     settings: Reinforce
     prompts: Prompts
     thresholds: AuditThresholds
+    encoder: Comparing | None = None
+    """What `semantic` asks; there is one where the formula has the term, and only there."""
+    openings: Openings = field(default_factory=load_openings)
+
+    def __post_init__(self) -> None:
+        assert (self.encoder is not None) == ("semantic" in self.settings.rewards.terms), "an encoder where it is used"
 
     @classmethod
-    def of(cls, settings: Reinforce, prompts: Prompts) -> Grader:
+    def of(cls, settings: Reinforce, prompts: Prompts, encoder: Comparing | None = None) -> Grader:
         """With the thresholds of the audit."""
-        return cls(settings, prompts, load_thresholds())
+        return cls(settings, prompts, load_thresholds(), encoder)
 
     def rewards(self, question: Question, answer: Written) -> dict[str, float | None]:
-        """Every term of the formula for one answer, before its weight."""
+        """Every term of the formula for one answer, before its weight; but `semantic`, which is asked by group."""
         right = accuracy(question, read_answer(answer.text))
-        return {term: self._term(term, right, answer) for term in self.settings.rewards.terms}
+        return {term: self._term(term, right, answer) for term in self.settings.rewards.terms if term != "semantic"}
 
     def _term(self, term: RewardTerm, right: float | None, answer: Written) -> float | None:
         thought = parse_thought(answer.text)
@@ -71,7 +95,22 @@ class Grader:
             case "dimensions":
                 return dimensions_named(think, self.prompts.templates.dimensions)
             case "semantic":
-                raise AssertionError("settings refuse a similarity without an encoder")
+                raise AssertionError("similarities are asked by group")
+
+    def semantics(self, question: Question, answers: Sequence[Written], encoder: Comparing) -> list[float | None]:
+        """The term `semantic` of each answer to a question: its describing part beside the clip.
+
+        An answer without a thought, or out of form, describes nothing: similarity 0. Texts behind a shut gate are not
+        compared, so that a clip is encoded only where something is asked about it.
+        """
+        gate = self.settings.rewards.semantic_gate
+        rights = [accuracy(question, read_answer(answer.text)) for answer in answers]
+        thoughts = [parse_thought(answer.text) for answer in answers]
+        told = ["" if thought is None else self.openings.describing_part(thought.think) for thought in thoughts]
+        pairs = list(zip(told, rights, strict=True))
+        asked = list(dict.fromkeys(text for text, right in pairs if text and not (gate and right == 0)))
+        found = {"": 0.0} | dict(zip(asked, encoder.similarities(question.clip_id, asked), strict=True))
+        return [semantic(right, found.get(text), gate=gate) for text, right in pairs]
 
     def group(self, question: Question, answers: Sequence[Written], step: int) -> list[RolloutRecord]:
         """The answers to one question as records.
@@ -80,6 +119,9 @@ class Grader:
         it, and nothing is learnt from it. An answer whose reward cannot be computed never is.
         """
         terms = [self.rewards(question, answer) for answer in answers]
+        if self.encoder is not None:
+            alike = self.semantics(question, answers, self.encoder)
+            terms = [rewards | {"semantic": value} for rewards, value in zip(terms, alike, strict=True)]
         totals = [self.settings.rewards.total(rewards) for rewards in terms]
         leaves_out = self.settings.cut_off == "masked"
         counted = [None if leaves_out and not a.finished else t for a, t in zip(answers, totals, strict=True)]

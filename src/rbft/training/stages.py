@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rbft.asking import question_prompt
+from rbft.describing import load_openings
 from rbft.errors import CheckpointError
 from rbft.experiment import Sampling, Stage
 from rbft.files import write_record
+from rbft.models.encoder import ClipTextEncoder, EncoderFiles
 from rbft.models.vlm import VLM, FrameSource
 from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.recipe import SAME_RESULT, Recipe, Reinforce
@@ -44,6 +46,8 @@ class StageJob:
     """What the child says about a clip before its label is scored; what it learns is in its examples."""
     reinforce: Reinforce | None = None
     """How a reinforce stage samples and rewards."""
+    encoder: EncoderFiles | None = None
+    """What its rewards compare texts with clips by; None where they do not."""
 
     @property
     def learnt(self) -> list[Example | Question]:
@@ -56,7 +60,8 @@ class StageJob:
         frames = [self.frame_keys[example.clip_id] for example in self.examples]
         recipe = self.recipe.model_dump(exclude=set(SAME_RESULT))
         more: list[Any] = [self.describing] if self.stage.reasons else []
-        more += [] if self.reinforce is None else [self.reinforce.model_dump(exclude=set(SAME_RESULT))]
+        more += [] if self.reinforce is None else [self.reinforce.model_dump(exclude={*SAME_RESULT, "encoder"})]
+        more += [] if self.encoder is None else [self.encoder.fingerprint, load_openings()]
         if self.questions:
             asked = [(q, question_prompt(self.prompts, q), self.frame_keys[q.clip_id]) for q in self.questions]
             more.append(asked)
@@ -119,7 +124,8 @@ def _train(job: StageJob, vlm: VLM, frames: FrameSource, work: Path, logs: Path)
         train(vlm, job.examples, frames, job.recipe, steps=job.steps, seed=job.seed, work=work, logs=logs)
         return
     questions = job.questions or label_questions(job.examples, list(job.prompts.labels))
-    grader = Grader.of(job.reinforce, job.prompts)
+    encoder = None if job.encoder is None else ClipTextEncoder.load(job.encoder, frames)
+    grader = Grader.of(job.reinforce, job.prompts, encoder)
     reinforce(vlm, questions, frames, job.recipe, grader, steps=job.steps, seed=job.seed, work=work, logs=logs)
 
 
