@@ -8,12 +8,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from rbft.arms import PRESET_ARMS, Arm, Section, Stage, did_you_mean, match_fault
+from rbft.curation import Curation
 from rbft.errors import ExperimentError
 from rbft.files import parse_yaml, read_yaml, yaml_fault
 from rbft.prompts import BUILT_IN
@@ -25,6 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MAX_SEED = 2**32 - 1
+S = TypeVar("S", bound=BaseModel)
 
 
 class Sampling(Section):
@@ -139,6 +141,7 @@ class Experiment(Section):
     rationales: Rationales = Rationales()
     training: Training = Training()
     reinforce: Reinforce = Reinforce()
+    curation: Curation = Field(Curation(), description="who writes curated thoughts, for arms that learn them")
     evaluation: Evaluation = Evaluation()
     on_bad_clip: Literal["stop", "leave-out"] = "stop"
     allow_outside: bool = Field(False, description="clips may lie outside the manifest's folder")
@@ -152,14 +155,7 @@ class Experiment(Section):
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_as_mapping(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            given = list(value.items())
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            given = [(label, None) for label in value]
-        else:
-            return value
-        _stop_at(_label_faults([label for label, _ in given]))
-        return {str(label): _one_line(definition) for label, definition in given}
+        return labels_as_mapping(value)
 
     @field_validator("arms")
     @classmethod
@@ -254,6 +250,18 @@ def _stop_at(faults: Sequence[str]) -> None:
         raise ValueError("\n".join(faults))
 
 
+def labels_as_mapping(value: Any) -> Any:
+    """Labels with their definitions, from a mapping or a list; raises ValueError with every fault."""
+    if isinstance(value, Mapping):
+        given = list(value.items())
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        given = [(label, None) for label in value]
+    else:
+        return value
+    _stop_at(_label_faults([label for label, _ in given]))
+    return {str(label): _one_line(definition) for label, definition in given}
+
+
 def _label_faults(labels: Sequence[Any]) -> list[str]:
     """What keeps labels from being written, read back and told apart; the same rules as for a manifest's cells."""
     faults = []
@@ -305,27 +313,48 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         value = document.get(key)
         if not isinstance(value, str) or not value or value in built_in:
             continue
-        document[key] = _beside(path, value)
+        document[key] = beside(path, value)
     evaluation = document.get("evaluation")
     if isinstance(evaluation, dict) and isinstance(evaluation.get("retention"), str):
-        evaluation["retention"] = _beside(path, evaluation["retention"])
-    faults = [fault for override in overrides if (fault := _override(document, override))]
-    if faults:
-        raise ExperimentError(faults)
+        evaluation["retention"] = beside(path, evaluation["retention"])
+    curation = document.get("curation")
+    if isinstance(curation, dict):
+        curation_beside(path, curation)
+    override_all(document, overrides)
     return make_experiment(document, where=str(path))
 
 
-def _beside(file: Path, value: str) -> str:
+def override_all(document: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put `key.sub=value` overrides into a document; raises ExperimentError with every one that cannot be."""
+    faults = [fault for override in overrides if (fault := _override(document, override))]
+    if faults:
+        raise ExperimentError(faults)
+
+
+def curation_beside(file: Path, section: dict[str, Any]) -> None:
+    """Relative paths in a curation's settings, as ones beside the file where there are such."""
+    for part in (section, *(section.get(name) for name in ("engine", "represent", "reason", "revise"))):
+        for key in ("model", "answers", "chain"):
+            if isinstance(part, dict) and isinstance(part.get(key), str) and part[key] and "endpoint" not in part:
+                part[key] = beside(file, part[key])
+
+
+def beside(file: Path, value: str) -> str:
     """A relative path as one beside the file, where there is such a one."""
     return str(file.parent / value) if not Path(value).is_absolute() and (file.parent / value).exists() else value
 
 
 def make_experiment(document: Mapping[str, Any], *, where: str = "experiment") -> Experiment:
     """Validate a mapping into an Experiment; raises ExperimentError with every fault, one line each."""
+    return validated(Experiment, document, where)
+
+
+def validated(kind: type[S], document: Mapping[str, Any], where: str) -> S:
+    """A mapping as settings of that kind; raises ExperimentError with every fault, one line each."""
     try:
-        return Experiment.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise ExperimentError([f"{where}: {line}" for line in _lines(error)]) from None
+        raise ExperimentError([f"{where}: {line}" for line in _lines(error, kind)]) from None
 
 
 def _override(document: dict[str, Any], override: str) -> str | None:

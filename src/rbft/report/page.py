@@ -57,20 +57,21 @@ def write_report(folder: Path, report: Report, material: ReportMaterial) -> Path
 
 def render_page(report: Report, material: ReportMaterial) -> str:
     """The whole page as HTML. The same input gives the same text."""
-    html = _environment().get_template("page.html.j2").render(_context(report, material))
+    html = environment().get_template("page.html.j2").render(_context(report, material))
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of every page, with their filters."""
+    made = Environment(
         loader=PackageLoader("rbft.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         percent=tables.percent,
         points=tables.points,
         p_value=tables.p_value,
@@ -81,7 +82,7 @@ def _environment() -> Environment:
         cut=views.cut,
         link=_relative_link,
     )
-    return environment
+    return made
 
 
 def _context(report: Report, material: ReportMaterial) -> dict[str, Any]:
