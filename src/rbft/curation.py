@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
@@ -82,9 +83,10 @@ class Curation(Section):
     engine: Engine | None = Field(None, description="writes every step that names no engine of its own")
     represent: Engine | None = Field(None, description="sees the clip: a caption, and notes on every frame")
     reason: Engine | None = Field(None, description="sees these notes and the question alone, never the clip")
-    revise: Engine | Literal["none"] | None = Field(
+    revise: Engine | None = Field(
         None, description="sees clip and thought, and corrects it; `none` leaves the step out"
     )
+    revises: bool = Field(True, description="false: the same as `revise: none`")
     chain: str | None = Field(
         None, description="`default`, `brief` or a file of the same form; empty: as `prompts`, where that is built in"
     )
@@ -95,15 +97,17 @@ class Curation(Section):
         description="least accuracy of free-form, OCR and regression answers; closed ones must be right",
     )
 
-    def of(self, step: CurationStep) -> Engine | None:
-        """The engine of a step as it was asked for; None for a revision that is left out, or where none was named."""
-        own: Engine | Literal["none"] | None = getattr(self, step)
-        return None if own == "none" else own or self.engine
+    @model_validator(mode="before")
+    @classmethod
+    def _without_revision(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("revise") == "none":
+            return {**value, "revise": None, "revises": False}
+        return value
 
-    @property
-    def revises(self) -> bool:
-        """Whether there is a revision."""
-        return self.revise != "none"
+    def of(self, step: CurationStep) -> Engine | None:
+        """The engine of a step as it was asked for; None where none was named."""
+        own: Engine | None = getattr(self, step)
+        return own or self.engine
 
     @property
     def steps(self) -> tuple[CurationStep, ...]:

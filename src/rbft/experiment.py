@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from rbft.arms import PRESET_ARMS, Arm, Section, Stage, did_you_mean, match_fault
-from rbft.curation import Curation
+from rbft.curation import Curation, Engine
 from rbft.errors import ExperimentError
 from rbft.files import parse_yaml, read_yaml, yaml_fault
 from rbft.prompts import BUILT_IN
@@ -224,6 +224,20 @@ class Experiment(Section):
     def reinforce_of(self, stage: Stage) -> Reinforce | None:
         """The settings of a reinforce stage, None for any other."""
         return self.stage_reinforce(stage) if stage.kind == "reinforce" else None
+
+    @property
+    def curation_used(self) -> Curation:
+        """The section `curation`, where the base model writes every step that names no engine."""
+        base = Engine(
+            model=self.model, revision=self.revision, max_new_tokens=self.reinforce.max_new_tokens,
+            batch_size=self.rationales.batch_size,
+        )  # fmt: skip
+        return self.curation.with_default(base)
+
+    @property
+    def curates(self) -> bool:
+        """Whether an arm learns curated thoughts."""
+        return any(stage.thoughts == "curated" for arm in self.arms for stage in arm.stages)
 
     @property
     def curve_arms(self) -> list[Arm]:

@@ -175,7 +175,8 @@ class Rationale(Record):
     text: str
     finished: bool
     """Whether the engine ended the text itself (False: cut at the token limit)."""
-    num_tokens: int
+    num_tokens: int | None
+    """None of a curated thought: its answers are counted in the curation's own files."""
     engine: str
     prompt_fingerprint: str
     seed: int

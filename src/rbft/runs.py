@@ -24,9 +24,10 @@ from rbft.files import held, read_record, sweep, write_record, write_text
 from rbft.findings import ArmRun, Findings, write_findings
 from rbft.general import general_session, list_general, retention
 from rbft.models.sources import Source, is_on_hub, resolve
-from rbft.models.vlm import TokenCounter, device_name, grid_of, model_shape, this_device
+from rbft.models.vlm import TokenCounter, device_name, grid_of, local_source, model_shape, this_device
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
+from rbft.rationales.crew import Crew, crew_of
 from rbft.records import Checkpoint, Clip, FramePlan, Grid, Manifest, Rationale, fingerprint
 from rbft.results import Report, Retention
 from rbft.session import Session
@@ -102,6 +103,7 @@ class Found:
     thresholds: AuditThresholds
     source: Source
     grid: Grid
+    crew: Crew | None
 
 
 def look_up(experiment: Experiment) -> Found:
@@ -114,7 +116,8 @@ def look_up(experiment: Experiment) -> Found:
     prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
-    return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid)
+    general, thresholds = list_general(experiment), load_thresholds(None)
+    return Found(listing, general, prompts, thresholds, source, grid, crew_of(experiment, grid))
 
 
 def prepare(
@@ -162,6 +165,7 @@ def prepare(
         thresholds=found.thresholds,
         base=_base(experiment, source, prompts),
         fit=fitted,
+        crew=found.crew,
         clips={clip.clip_id: clip for clip in manifest.clips},
     )
     if found.general is not None:
@@ -225,6 +229,8 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
     notes: list[str] = []
     try:
         list_general(experiment)
+        if source is not None:
+            crew_of(experiment, grid_of(source, allow_remote_code=remote_code), find=local_source)
     except UserError as error:
         faults += error.faults
     try:

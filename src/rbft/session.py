@@ -12,6 +12,7 @@ from rbft.experiment import Experiment
 from rbft.models.vlm import VLM
 from rbft.progress import Reporter
 from rbft.prompts import Describing, Prompts, Reasoning
+from rbft.rationales.crew import Crew
 from rbft.rationales.generate import Request, write_rationales
 from rbft.records import Checkpoint, Clip, Manifest, Prediction, Probe, Rationale
 from rbft.store import RunStore
@@ -33,9 +34,13 @@ class Session:
     thresholds: AuditThresholds
     base: Checkpoint
     fit: Fit
+    crew: Crew | None = None
+    """Who writes curated thoughts, where an arm learns them."""
     held: tuple[str, VLM] | None = None
     texts: dict[str, dict[str, Rationale]] = field(default_factory=dict)
     """Texts at hand, by the key of their request and clip id."""
+    curated: dict[str, Rationale] = field(default_factory=dict)
+    """Curated thoughts at hand, by clip id."""
     clips: dict[str, Clip] = field(default_factory=dict)
     stages: dict[str, Checkpoint] = field(default_factory=dict)
     """Finished stages by their key."""

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rbft.answers import AuditThresholds
 from rbft.curation import Curation, load_chain
 from rbft.curation import Engine as EngineSettings
 from rbft.errors import ExperimentError, UserError
+from rbft.experiment import Experiment
 from rbft.models.sources import Source, resolve
 from rbft.models.vlm import VLM, FrameSource, grid_of
 from rbft.prompts import Prompts
@@ -20,6 +22,15 @@ from rbft.rationales.engines import Engine, FileEngine, LocalEngine
 from rbft.records import CurationStep, Grid
 
 Load = Callable[[Source], VLM]
+
+
+class Find(Protocol):
+    """Where a model's files are: `models.sources.resolve`, or `models.vlm.local_source`."""
+
+    def __call__(self, name_or_folder: str, *, revision: str | None, allow_remote_code: bool) -> Source | None:
+        """The place, or None."""
+
+
 _SEES_CLIP = ("represent", "revise")
 
 
@@ -60,7 +71,14 @@ class Crew:
         return LocalEngine(source.name, source.fingerprint(), lambda: load(source), frames, settings)
 
 
-def gather(settings: Curation, prompts_name: str, *, allow_remote_code: bool = False, grid: Grid | None = None) -> Crew:
+def gather(
+    settings: Curation,
+    prompts_name: str,
+    *,
+    allow_remote_code: bool = False,
+    grid: Grid | None = None,
+    find: Find = resolve,
+) -> Crew:
     """Find the engines of every step; raises ExperimentError with every fault of them and of the chain's prompts.
 
     `grid` is how frames are cut already, where they are.
@@ -77,7 +95,8 @@ def gather(settings: Curation, prompts_name: str, *, allow_remote_code: bool = F
                 keys[step] = _key(engine)
             else:
                 assert engine.model is not None, "an engine has one of three"
-                sources[step] = resolve(engine.model, revision=engine.revision, allow_remote_code=allow_remote_code)
+                found = find(engine.model, revision=engine.revision, allow_remote_code=allow_remote_code)
+                sources |= {} if found is None else {step: found}
         except UserError as error:
             faults += [f"{step}: {fault}" for fault in error.faults]
     try:
@@ -89,6 +108,17 @@ def gather(settings: Curation, prompts_name: str, *, allow_remote_code: bool = F
     if faults:
         raise ExperimentError(list(dict.fromkeys(faults)))
     return Crew(settings, sources, keys)
+
+
+def crew_of(experiment: Experiment, grid: Grid, *, find: Find = resolve) -> Crew | None:
+    """Who writes an experiment's curated thoughts, None where no arm learns them; raises ExperimentError.
+
+    A `find` that fetches nothing leaves models unchecked that are not on this machine yet.
+    """
+    if not experiment.curates:
+        return None
+    allow = experiment.allow_remote_code
+    return gather(experiment.curation_used, experiment.prompts, allow_remote_code=allow, grid=grid, find=find)
 
 
 def _named(settings: Curation, step: CurationStep) -> EngineSettings:

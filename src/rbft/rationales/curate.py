@@ -64,16 +64,17 @@ class _Lot:
     think: str | None = None
     answer: str | None = None
     accuracy: float | None = None
-    reasons: dict[DropReason, str] = field(default_factory=dict)
+    reasons: list[DropReason] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
 
     def drop(self, reason: DropReason, detail: str = "") -> None:
         """Note a reason not to keep it."""
-        self.reasons.setdefault(reason, detail)
+        self.reasons.append(reason)
+        self.details += [f"{reason}: {detail}"] if detail else []
 
     def told(self) -> Curated:
         """What became of it."""
-        details = [f"{reason}: {detail}" for reason, detail in self.reasons.items() if detail]
-        verdict = Verdict(kept=not self.reasons, reasons=tuple(self.reasons), detail="; ".join(details))
+        verdict = Verdict(kept=not self.reasons, reasons=tuple(self.reasons), detail="; ".join(self.details))
         return Curated(
             question=self.item.question, step=self.step, representation=self.representation, reasoned=self.reasoned,
             think=self.think if verdict.kept else None, answer=self.answer, accuracy=self.accuracy, verdict=verdict,
@@ -86,6 +87,8 @@ class Curation:
 
     items: list[Curated]
     answers: dict[CurationStep, list[StepAnswer]]
+    asked: int
+    """How many answers were written now."""
 
 
 def curate(items: Sequence[Item], chain: Chain, folder: Path, frames: FrameSource, reporter: Reporter) -> Curation:
@@ -99,13 +102,14 @@ def curate(items: Sequence[Item], chain: Chain, folder: Path, frames: FrameSourc
     run.represent(lots)
     run.reason([lot for lot in lots if not lot.reasons])
     run.revise([lot for lot in lots if not lot.reasons])
-    return Curation([lot.told() for lot in lots], run.used)
+    return Curation([lot.told() for lot in lots], run.used, run.asked)
 
 
 class _Run:
     def __init__(self, chain: Chain, folder: Path, frames: FrameSource, reporter: Reporter) -> None:
         self._chain, self._folder, self._frames, self._reporter = chain, folder, frames, reporter
         self.used: dict[CurationStep, list[StepAnswer]] = {"represent": [], "reason": [], "revise": []}
+        self.asked = 0
 
     # -- represent -------------------------------------------------------------------------------------------------
 
@@ -219,10 +223,8 @@ class _Run:
     def _audit(self, lot: _Lot, think: str) -> None:
         """The rules for rationales that hold for any thought, and that it speaks of the video."""
         verdict = audit(think, finished=True, labels={}, label=None, dimensions={}, thresholds=self._chain.thresholds)
-        for reason in verdict.reasons:
-            lot.drop(reason)
-        if verdict.detail:
-            lot.reasons[verdict.reasons[0]] = verdict.detail
+        lot.reasons += verdict.reasons
+        lot.details += [verdict.detail] if verdict.detail else []
         found = (re.search(pattern, think, re.IGNORECASE) for pattern in self._chain.prompts.names_notes)
         if phrase := next((match.group() for match in found if match), None):
             lot.drop("names_notes", repr(phrase))
@@ -298,6 +300,7 @@ class _Run:
                             prompt_tokens=reply.prompt_tokens, num_tokens=reply.num_tokens, attempts=reply.attempts,
                         )  # fmt: skip
                         file.append([answer])
+                        self.asked += 1
                         said[ask.key] = answer
                     advance(1)
         self.used[step] += [answer for answer in said.values() if isinstance(answer, StepAnswer)]

@@ -57,7 +57,7 @@ class EndpointEngine:
         """As they come, at most `concurrency` on their way. Raises EngineError where the server is wrong or gone."""
         waiting = iter(asks)
         in_flight: dict[Future[Reply | Unanswered], Ask] = {}
-        failed, wrong = 0, None
+        failed, answered, wrong = 0, False, None
         self._stopped.clear()
         pool = ThreadPoolExecutor(self._settings.concurrency)
         try:
@@ -76,8 +76,10 @@ class EndpointEngine:
                         continue
                     reply = future.result()
                     yield ask, reply
-                    failed = failed + 1 if isinstance(reply, Unanswered) and reply.unreachable else 0
-                    if failed >= MAX_FAILED_IN_A_ROW and isinstance(reply, Unanswered):
+                    answered |= isinstance(reply, Reply)
+                    lost = isinstance(reply, Unanswered) and (reply.unreachable or not answered)
+                    failed = failed + 1 if lost else 0
+                    if failed == MAX_FAILED_IN_A_ROW and wrong is None and isinstance(reply, Unanswered):
                         wrong = EngineError(
                             f"{self._settings.endpoint}: {failed} requests in a row were given up; the last: "
                             f"{reply.detail}. What was answered is kept; the same command continues"
@@ -102,7 +104,8 @@ class EndpointEngine:
                     return reply
                 said = reply
             except openai.APIStatusError as error:
-                said = f"status {error.status_code}: {_short(error.message)}"
+                prefix = f"Error code: {error.status_code} - "
+                said = f"status {error.status_code}: {_short(error.message.removeprefix(prefix))}"
                 if error.status_code in _HOPELESS:
                     raise EngineError(self._hopeless(error.status_code)) from None
                 if error.status_code not in _AGAIN and error.status_code < 500:
@@ -203,8 +206,8 @@ def _read(response: Any, attempt: int, used: list[int]) -> Reply | str:
         refusal = getattr(message, "refusal", None)
         return f"declined: {_short(refusal)}" if refusal else "the response has no text"
     finished = choices[0].finish_reason != "length"
-    counted = (used[0], used[1]) if any(used) else (None, None)
-    return Reply(str(message.content).strip(), finished, *counted, attempts=attempt)
+    told, written = (used[0], used[1]) if any(used) else (None, None)
+    return Reply(str(message.content).strip(), finished, told, written, attempt)
 
 
 def _client(settings: EngineSettings, key: str) -> Any:

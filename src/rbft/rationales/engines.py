@@ -78,44 +78,47 @@ class LocalEngine:
 
     def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply | Unanswered]]:
         """A batch at a time, clips of like length together."""
-        ordered = sorted(asks, key=self._size)
-        for start in range(0, len(ordered), self._settings.batch_size):
-            batch = ordered[start : start + self._settings.batch_size]
-            yield from self._written(batch, seed=start)
-
-    def _size(self, ask: Ask) -> tuple[bool, int, str]:
-        if ask.clip_id is None:
-            return False, len(ask.prompt), ask.key
-        plan = self._frames.plan(ask.clip_id)
-        return True, plan.num_frames * plan.width * plan.height, ask.key
-
-    def _written(self, batch: Sequence[Ask], seed: int) -> Iterator[tuple[Ask, Reply | Unanswered]]:
-        vlm, settings = self._load(), self._settings
-        how: dict[str, Any] = {
-            "max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature or 0.0,
-            "top_p": settings.top_p, "seed": seed,
-        }  # fmt: skip
         for with_clip in (False, True):
-            asks, encoded = [], []
-            for ask in batch:
-                if (ask.clip_id is not None) != with_clip:
-                    continue
-                try:
-                    clip = ask.clip_id
-                    encoded.append(
-                        vlm.encode_text(ask.prompt)
-                        if clip is None
-                        else vlm.encode(self._frames.read(clip), self._frames.plan(clip), ask.prompt)
-                    )
-                    asks.append(ask)
-                except UserError as error:  # what another engine wrote holds a control token of this one
-                    yield ask, Unanswered(str(error))
-            if not asks:
-                continue
-            made = generate(vlm, encoded, **how) if with_clip else generate_text(vlm, encoded, **how)
-            lengths = [len(e.input_ids) if with_clip else len(e) for e in encoded]
-            for ask, text, length in zip(asks, made, lengths, strict=True):
-                yield ask, _reply(text, length)
+            ordered = sorted((ask for ask in asks if (ask.clip_id is not None) == with_clip), key=self._size)
+            for start in range(0, len(ordered), self._settings.batch_size):
+                batch = ordered[start : start + self._settings.batch_size]
+                yield from (self._with_clips if with_clip else self._without)(batch, self._how(start))
+
+    def _size(self, ask: Ask) -> tuple[int, str]:
+        if ask.clip_id is None:
+            return len(ask.prompt), ask.key
+        plan = self._frames.plan(ask.clip_id)
+        return plan.num_frames * plan.width * plan.height, ask.key
+
+    def _how(self, seed: int) -> dict[str, Any]:
+        settings = self._settings
+        how = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature or 0.0}
+        return how | {"top_p": settings.top_p, "seed": seed}
+
+    def _with_clips(self, batch: Sequence[Ask], how: dict[str, Any]) -> Iterator[tuple[Ask, Reply | Unanswered]]:
+        vlm, encoded = self._load(), {}
+        for ask in batch:
+            try:
+                frames = self._frames.read(str(ask.clip_id))
+                encoded[ask.key] = vlm.encode(frames, self._frames.plan(str(ask.clip_id)), ask.prompt)
+            except UserError as error:  # what another engine wrote holds a control token of this one
+                yield ask, Unanswered(str(error))
+        asks = [ask for ask in batch if ask.key in encoded]
+        made = generate(vlm, list(encoded.values()), **how) if encoded else []
+        for ask, text in zip(asks, made, strict=True):
+            yield ask, _reply(text, len(encoded[ask.key].input_ids))
+
+    def _without(self, batch: Sequence[Ask], how: dict[str, Any]) -> Iterator[tuple[Ask, Reply | Unanswered]]:
+        vlm, encoded = self._load(), {}
+        for ask in batch:
+            try:
+                encoded[ask.key] = vlm.encode_text(ask.prompt)
+            except UserError as error:
+                yield ask, Unanswered(str(error))
+        asks = [ask for ask in batch if ask.key in encoded]
+        made = generate_text(vlm, list(encoded.values()), **how) if encoded else []
+        for ask, text in zip(asks, made, strict=True):
+            yield ask, _reply(text, len(encoded[ask.key]))
 
 
 def _reply(text: Generated, prompt_tokens: int) -> Reply:
