@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -311,6 +315,31 @@ def test_interrupted_it_continues_with_what_is_missing(questions: Path, tmp_path
         assert command("curate", str(ask_server(path, questions, server.url))) == 0
         assert len(server.requests) == 22 - 8, "the address is another one, the engine is not"
     assert report(path).kept == 10
+
+
+@pytest.mark.parametrize("at", [1, 6, 15])
+def test_killed_by_the_system_it_loses_what_was_in_flight(at: int, questions: Path, tmp_path: Path) -> None:
+    """The server kills the command while request number `at`, counted from 0, waits for its answer."""
+    process: list[subprocess.Popen[bytes]] = []
+    started = threading.Event()
+
+    def deadly(body: dict[str, Any], number: int) -> Any:
+        if number == at:
+            started.wait()
+            process[0].kill()
+            process[0].wait()
+            return Reset()
+        return completion(answer_to(body))
+
+    with scripted(deadly) as server:
+        path = ask_server(tmp_path, questions, server.url, concurrency=1)
+        process.append(subprocess.Popen([sys.executable, "-m", "rbft", "curate", str(path)], stderr=subprocess.DEVNULL))
+        started.set()
+        assert process[0].wait() == -signal.SIGKILL
+    with scripted(lambda body, _: completion(answer_to(body))) as server:
+        assert command("curate", str(ask_server(tmp_path, questions, server.url))) == 0
+        assert len(server.requests) == 22 - at
+    assert report(tmp_path).kept == 10
 
 
 def test_faults_of_questions_are_told_at_once(
