@@ -128,6 +128,7 @@ def test_commands_and_options() -> None:
             "--leave-out-missing",
         ],
         "run": ["experiment", "overrides"],
+        "curate": ["settings", "overrides", "--json"],
         "predict": ["checkpoint", "clips", "--rationale", "--json"],
         "compare": ["a", "b", "--json"],
         "explain": [
