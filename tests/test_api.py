@@ -129,6 +129,7 @@ def test_commands_and_options() -> None:
             "--leave-out-missing",
         ],
         "run": ["experiment", "overrides"],
+        "curate": ["settings", "overrides", "--json"],
         "predict": ["checkpoint", "clips", "--rationale", "--json"],
         "ask": [
             "model", "questions", "--videos", "--out", "--frames", "--fps", "--pixels", "--prompts",

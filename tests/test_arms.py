@@ -88,6 +88,7 @@ def test_what_a_stage_learns() -> None:
         "rb-ft+grpo",
         "cot",
         "cot+grpo",
+        "videorft",
     ]
 
 
@@ -99,6 +100,7 @@ def test_what_a_stage_is_called() -> None:
     assert titles["rb-ft-joint"] == ["rationale and label P+R"]
     assert titles["rb-ft-describe"] == ["rationale P+R", "label after description"]
     assert titles["rb-ft+grpo"] == ["rationale P+R", "label", "label after thinking", "reinforced by rewards"]
+    assert titles["videorft"] == ["label after thinking, curated", "reinforced by rewards"]
     assert Stage(kind="cot", vote=Vote()).title == "label after thinking, voted"
     told = Stage(kind="rationale", clips="labelled", hint=Hint(), drop_contradicting=True, query="plain").title
     assert told == "rationale P+R, labelled clips, label told, none contradicting, plain query"
@@ -130,6 +132,11 @@ def test_what_a_stage_is_called() -> None:
         (
             {"kind": "reinforce", "vote": {}, "engine": "parent"},
             "`engine` and `vote` belong to a stage that learns rationales; a reinforce stage learns from rewards",
+        ),
+        ({"kind": "rationale", "thoughts": "curated"}, "`thoughts` belongs to a cot stage"),
+        (
+            {"kind": "cot", "thoughts": "curated", "vote": {}, "self_share": 0.5},
+            "`self_share` and `vote` belong to a stage that thinks own rationales; curated thoughts are `curation`'s",
         ),
         ({"kind": "cot", "reinforce": {"samples": 4}}, "`reinforce` belongs to a reinforce stage"),
         ({"kind": "joint", "describe_first": True}, "`describe_first` belongs to a label stage"),

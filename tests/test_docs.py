@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rbft.curation import Engine
 from rbft.experiment import Experiment, load_experiment
+from rbft.rationales.job import CurationJob, load_curation
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,8 +37,11 @@ def test_promises_name_tests_that_exist() -> None:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
-def test_examples_are_valid_experiments(file: Path) -> None:
-    assert isinstance(load_experiment(file), Experiment)
+def test_examples_are_valid_settings(file: Path) -> None:
+    if file.name == "curation.yaml":
+        assert isinstance(load_curation(file), CurationJob)
+    else:
+        assert isinstance(load_experiment(file), Experiment)
 
 
 def test_the_night_yard_example_is_what_the_demo_runs() -> None:
@@ -46,6 +51,8 @@ def test_the_night_yard_example_is_what_the_demo_runs() -> None:
 
 def test_the_guide_names_every_setting() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-    for section in ("sampling", "training", "rationales", "reinforce", "evaluation", "split", "limits"):
+    for section in ("sampling", "training", "rationales", "reinforce", "evaluation", "split", "limits", "curation"):
         fields = Experiment.model_fields[section].annotation.model_fields
         assert [name for name in fields if f"`{name}`" not in guide] == [], section
+    told = re.findall(r"[a-z_]+", guide.partition("### Curated thoughts")[2].partition("\n## ")[0])
+    assert [name for name in Engine.model_fields if name not in told] == []

@@ -41,6 +41,7 @@ def test_exit_codes() -> None:
         "ClipError": 2,
         "LineageError": 2,
         "CheckpointError": 2,
+        "EngineError": 2,
         "ShortMemoryError": 2,
     }
 

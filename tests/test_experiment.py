@@ -195,8 +195,8 @@ def test_all_faults_at_once() -> None:
         "training.batch_size: Input should be a valid integer, unable to parse string as an integer (given: 'many')",
         "training.lora.rnk: no such setting; did you mean 'rank'?",
         "fsp: no such setting; there are name, clips, questions, model, revision, domain, labels, arms, seeds, "
-        "prompts, sampling, limits, split, rationales, training, reinforce, evaluation, on_bad_clip, allow_outside, "
-        "allow_remote_code, output, workers, memory_gib",
+        "prompts, sampling, limits, split, rationales, training, reinforce, curation, evaluation, on_bad_clip, "
+        "allow_outside, allow_remote_code, output, workers, memory_gib",
     ]
 
 

@@ -55,6 +55,9 @@ class Stage(Section):
         "persona", description="what rationales are learnt as the answer to: the prompt they were asked for with, or "
         "a plain request without persona (prompt distillation)"
     )  # fmt: skip
+    thoughts: Literal["own", "curated"] = Field(
+        "own", description="cot stage: own rationales are thought, or what the section `curation` writes and keeps"
+    )
     describe_first: bool = Field(False, description="label stage: the label is asked for after the own rationale")
     match_steps_of: str | None = Field(None, description="as many optimizer steps as this whole arm")
     training: dict[str, Any] = Field(default_factory=dict, description="overrides of the `training` section")
@@ -91,6 +94,7 @@ class Stage(Section):
             "label told": self.hint is not None,
             "none contradicting": self.drop_contradicting,
             "plain query": self.query == "plain",
+            "curated": self.thoughts == "curated",
         }
         what = {"rationale": f"rationale {self.format}", "cot": "label after thinking"}.get(
             self.kind, f"rationale and label {self.format}"
@@ -120,6 +124,10 @@ class Stage(Section):
             raise ValueError(f"{_listed(['reinforce'])} a reinforce stage")
         if self.kind == "cot" and (wrong := [name for name in given if name in _NOT_OF_COT]):
             raise ValueError(f"{_listed(wrong)} a rationale or joint stage; a cot stage thinks, then answers")
+        if self.kind != "cot" and self.thoughts == "curated":
+            raise ValueError(f"{_listed(['thoughts'])} a cot stage")
+        if self.thoughts == "curated" and given:
+            raise ValueError(f"{_listed(given)} a stage that thinks own rationales; curated thoughts are `curation`'s")
         if self.kind == "cot" and self.clips == "unlabelled":
             raise ValueError("a cot stage answers with the clip's label, and `clips: unlabelled` have none")
         if self.self_share == 0 and (own := [name for name in given if name in _OF_OWN]):
@@ -193,6 +201,10 @@ PRESET_ARMS: dict[str, tuple[Stage, ...]] = {
     "rb-ft+grpo": (*_rb_ft(), Stage(kind="cot"), Stage(kind="reinforce")),
     "cot": (Stage(kind="cot"),),
     "cot+grpo": (Stage(kind="cot"), Stage(kind="reinforce")),
+    "videorft": (
+        Stage(kind="cot", thoughts="curated"),
+        Stage(kind="reinforce", reinforce={"rewards": {"semantic": 1}}),
+    ),
 }
 
 

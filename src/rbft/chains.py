@@ -16,6 +16,7 @@ from rbft.rationales.choose import kept_by_confidence, leading_to_label, unchang
 from rbft.rationales.generate import Request
 from rbft.records import Answered, Checkpoint, Clip, Example, Prediction, Question, Rationale, fingerprint
 from rbft.session import Session
+from rbft.thoughts import curated_thoughts
 from rbft.training.examples import (
     cot_examples,
     label_examples,
@@ -135,7 +136,8 @@ def stage_examples(session: Session, arm: Arm, number: int, seed: int) -> list[E
         if not examples:
             raise ExperimentError(
                 f"arm {arm.name!r}, stage {number} ({stage.kind}): no training example is left; "
-                "every rationale was dropped, see the rationales folder"
+                f"every {'thought' if stage.thoughts == 'curated' else 'rationale'} was dropped, see the "
+                f"{'curation' if stage.thoughts == 'curated' else 'rationales'} folder"
             )
     if stage.learns_labels:
         balanced = session.experiment.stage_training(stage).class_weights == "balanced"
@@ -180,6 +182,8 @@ def _rationales(session: Session, arm: Arm, number: int, seed: int) -> dict[str,
     The engine writes about all training clips, labelled or not, so that every arm shares its texts.
     """
     stage = arm.stages[number - 1]
+    if stage.thoughts == "curated":
+        return curated_thoughts(session)
     if stage.self_share == 0:
         return {}
     engine = _engine(session, arm, number, seed)

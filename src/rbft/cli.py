@@ -239,6 +239,48 @@ def run(
 
 
 @app.command()
+def curate(
+    settings: Annotated[
+        Path, typer.Argument(metavar="CURATION.yaml", help="A settings file; see `examples/curation.yaml`.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, for example `reason.concurrency=32`.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Write chains of thought to learn: represent each clip in words, reason from them, revise with the clip, filter.
+
+    Clips with labels, or VideoRFT's JSON lines of questions; the smallest file:
+
+    * `clips: clips.csv`
+    * `labels: {normal: routine activity, abnormal: a threat to people, pets or property}`
+    * `engine: {endpoint: https://api.example.com/v1, model: NAME, key_from: EXAMPLE_KEY}`
+
+    An engine is a local `model`, an `endpoint` with its `model`, or a file of `answers`; `represent`, `reason` and
+    `revise` may each name one of their own (`revise: none` leaves that step out). The key is read from the
+    environment variable that `key_from` names, and written nowhere.
+
+    `runs/NAME` gets `cot.jsonl` (thoughts to learn), `rl.jsonl` (every question, for rewards), `curated.jsonl` (each
+    question with why it is kept or dropped), `curation.html` and `curation.json`. Every answer is on disk as it comes:
+    interrupted, the same command continues, and nothing is asked twice.
+    """
+    from rbft.rationales.job import load_curation
+
+    job = load_curation(settings, overrides or [])
+    from rbft.curated import run_curation  # loads torch; a fault in the file is told before that
+    from rbft.report.curation import render_funnel
+
+    made = run_curation(job)
+    if as_json:
+        sys.stdout.write(made.report.model_dump_json() + "\n")
+        return
+    console = Console()
+    render_funnel(made.report, console)
+    console.print(f"\nRows:   {made.folder / 'cot.jsonl'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Report: {made.page}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def predict(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder of a run.")],
     clips: Annotated[list[Path], typer.Argument(metavar="CLIP", help="Video files.")],

@@ -6,6 +6,7 @@ RbftError                 something stopped the work; the message says what, wha
 │   ├── ManifestError     the list of clips: rows, labels, splits, paths
 │   ├── ClipError         one clip that cannot be used; `reason` is one word of `records.ClipProblem`
 │   ├── LineageError      artifacts that do not belong together (wrong parent, other frames, a test clip in training)
+│   ├── EngineError       an engine that writes elsewhere cannot be reached, or does not accept what it is asked
 │   ├── CheckpointError   a checkpoint that is missing, incomplete, damaged or of an unknown family
 │   └── ShortMemoryError  the work does not fit the memory of the device
 └── StoreError            the run directory cannot be written or holds something unexpected
@@ -57,6 +58,10 @@ class ClipError(UserError):
 
 class LineageError(UserError):
     """Two artifacts were put together that do not belong together; the message names both sides."""
+
+
+class EngineError(UserError):
+    """An engine cannot be used: its server does not answer, does not know the model, or does not accept the key."""
 
 
 class CheckpointError(UserError):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from rbft.arms import PRESET_ARMS, QUESTION_ARMS, Arm, Section, Stage, did_you_mean, match_fault, question_stage_fault
+from rbft.curation import Curation, Engine
 from rbft.errors import ExperimentError
 from rbft.files import parse_yaml, read_yaml, yaml_fault
 from rbft.prompts import BUILT_IN
@@ -25,6 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MAX_SEED = 2**32 - 1
+S = TypeVar("S", bound=BaseModel)
 
 
 class Sampling(Section):
@@ -154,6 +156,7 @@ class Experiment(Section):
     rationales: Rationales = Rationales()
     training: Training = Training()
     reinforce: Reinforce = Reinforce()
+    curation: Curation = Field(Curation(), description="who writes curated thoughts, for arms that learn them")
     evaluation: Evaluation = Evaluation()
     on_bad_clip: Literal["stop", "leave-out"] = "stop"
     allow_outside: bool = Field(False, description="clips may lie outside the manifest's folder")
@@ -200,14 +203,7 @@ class Experiment(Section):
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_as_mapping(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            given = list(value.items())
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            given = [(label, None) for label in value]
-        else:
-            return value
-        _stop_at(_label_faults([label for label, _ in given]))
-        return {str(label): _one_line(definition) for label, definition in given}
+        return labels_as_mapping(value)
 
     @field_validator("arms")
     @classmethod
@@ -286,6 +282,20 @@ class Experiment(Section):
         return list(dict.fromkeys(r.encoder_used for r in asked if r is not None and r.encoder_used is not None))
 
     @property
+    def curation_used(self) -> Curation:
+        """The section `curation`, where the base model writes every step that names no engine."""
+        base = Engine(
+            model=self.model, revision=self.revision, max_new_tokens=self.reinforce.max_new_tokens,
+            batch_size=self.rationales.batch_size,
+        )  # fmt: skip
+        return self.curation.with_default(base)
+
+    @property
+    def curates(self) -> bool:
+        """Whether an arm learns curated thoughts."""
+        return any(stage.thoughts == "curated" for arm in self.arms for stage in arm.stages)
+
+    @property
     def curve_arms(self) -> list[Arm]:
         """The arms that a learning curve is asked for."""
         if not self.evaluation.learning_curve:
@@ -308,6 +318,18 @@ class Experiment(Section):
 def _stop_at(faults: Sequence[str]) -> None:
     if faults:
         raise ValueError("\n".join(faults))
+
+
+def labels_as_mapping(value: Any) -> Any:
+    """Labels with their definitions, from a mapping or a list; raises ValueError with every fault."""
+    if isinstance(value, Mapping):
+        given = list(value.items())
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        given = [(label, None) for label in value]
+    else:
+        return value
+    _stop_at(_label_faults([label for label, _ in given]))
+    return {str(label): _one_line(definition) for label, definition in given}
 
 
 def _label_faults(labels: Sequence[Any]) -> list[str]:
@@ -361,7 +383,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         value = document.get(key)
         if not isinstance(value, str) or not value or value in built_in:
             continue
-        document[key] = _beside(path, value)
+        document[key] = beside(path, value)
     paths = (
         ("evaluation", ("retention",)),
         ("questions", tuple(QuestionFiles.model_fields)),
@@ -373,24 +395,45 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
             continue
         for key in keys:
             if isinstance(section.get(key), str) and section[key] != "embedded":
-                section[key] = _beside(path, section[key])
-    faults = [fault for override in overrides if (fault := _override(document, override))]
-    if faults:
-        raise ExperimentError(faults)
+                section[key] = beside(path, section[key])
+    curation = document.get("curation")
+    if isinstance(curation, dict):
+        curation_beside(path, curation)
+    override_all(document, overrides)
     return make_experiment(document, where=str(path))
 
 
-def _beside(file: Path, value: str) -> str:
+def override_all(document: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put `key.sub=value` overrides into a document; raises ExperimentError with every one that cannot be."""
+    faults = [fault for override in overrides if (fault := _override(document, override))]
+    if faults:
+        raise ExperimentError(faults)
+
+
+def curation_beside(file: Path, section: dict[str, Any]) -> None:
+    """Relative paths in a curation's settings, as ones beside the file where there are such."""
+    for part in (section, *(section.get(name) for name in ("engine", "represent", "reason", "revise"))):
+        for key in ("model", "answers", "chain"):
+            if isinstance(part, dict) and isinstance(part.get(key), str) and part[key] and "endpoint" not in part:
+                part[key] = beside(file, part[key])
+
+
+def beside(file: Path, value: str) -> str:
     """A relative path as one beside the file, where there is such a one."""
     return str(file.parent / value) if not Path(value).is_absolute() and (file.parent / value).exists() else value
 
 
 def make_experiment(document: Mapping[str, Any], *, where: str = "experiment") -> Experiment:
     """Validate a mapping into an Experiment; raises ExperimentError with every fault, one line each."""
+    return validated(Experiment, document, where)
+
+
+def validated(kind: type[S], document: Mapping[str, Any], where: str) -> S:
+    """A mapping as settings of that kind; raises ExperimentError with every fault, one line each."""
     try:
-        return Experiment.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise ExperimentError([f"{where}: {line}" for line in _lines(error)]) from None
+        raise ExperimentError([f"{where}: {line}" for line in _lines(error, kind)]) from None
 
 
 def _override(document: dict[str, Any], override: str) -> str | None:

@@ -19,10 +19,12 @@ ClipProblem = Literal[
 ]  # fmt: skip
 DropReason = Literal[
     "empty", "truncated", "repeating", "refusal", "names_label", "off_template", "contradicts_label", "low_agreement",
-    "changed_by_hint", "other_label",
+    "changed_by_hint", "other_label", "no_reply", "not_json", "frame_count", "outside_clip", "no_thought",
+    "names_notes", "wrong_answer", "changed_answer",
 ]  # fmt: skip
 RationaleFormat = Literal["P+R", "P+C+R", "P+R+C"]
 StageKind = Literal["rationale", "label", "joint", "cot", "reinforce"]
+CurationStep = Literal["represent", "reason", "revise"]
 QuestionKind = Literal["label", "multiple choice", "numerical", "regression", "OCR", "free-form"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -173,7 +175,8 @@ class Rationale(Record):
     text: str
     finished: bool
     """Whether the engine ended the text itself (False: cut at the token limit)."""
-    num_tokens: int
+    num_tokens: int | None
+    """None of a curated thought: its answers are counted in the curation's own files."""
     engine: str
     prompt_fingerprint: str
     seed: int
@@ -190,6 +193,38 @@ class Example(Record):
     answer: str
     source: Literal["label", "self", "human", "curated"]
     weight: float = 1.0
+
+
+class StepAnswer(Record):
+    """What an engine wrote in one step of a curation; the same `key` is never asked twice."""
+
+    key: str
+    """Fingerprint of the step, the engine, the prompt with all that was written before it, and the clip's frames."""
+    item: str
+    """A question; of the steps that represent and repair, a clip."""
+    engine: str
+    text: str
+    finished: bool
+    prompt_tokens: int | None = None
+    num_tokens: int | None = None
+    """None where the engine does not count."""
+    attempts: int = 1
+
+
+class Curated(Record):
+    """A question on its way through a curation: what was written, and why it is kept or where it was dropped."""
+
+    question: Question
+    step: CurationStep | None
+    """The last step that it passed whole; None: not even the first."""
+    representation: str | None = None
+    reasoned: str | None = None
+    """The thought as it was before a revision."""
+    think: str | None = None
+    """The thought that is kept."""
+    answer: str | None = None
+    accuracy: float | None = None
+    verdict: Verdict
 
 
 # -- reinforcement -------------------------------------------------------------------------------------------------

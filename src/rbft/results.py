@@ -363,3 +363,36 @@ class Grounding(Record):
     masking: dict[str, ArmMasking] = Field(default_factory=dict)
     comparisons: tuple[GroundingComparison, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+class StepUsage(Record):
+    """What one step of a curation took, in all runs of it together."""
+
+    engine: str
+    answers: int
+    prompt_tokens: int
+    num_tokens: int
+    cost: float | None = None
+    """In the unit of the prices; None where the settings give none."""
+
+
+class CurationReport(Record):
+    """`curation.json`: how many questions came how far, and why the others did not."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    read: int
+    represented: int
+    reasoned: int
+    """With a readable thought of the video that leads to the true answer."""
+    revised: int
+    kept: int
+    dropped: dict[str, dict[str, int]]
+    """By step, then by reason; a question that is dropped for two reasons counts under both."""
+    kinds: dict[str, tuple[int, int]]
+    """By kind of question: read, kept."""
+    answers: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    """Of label questions, by label: read, kept."""
+    usage: dict[str, StepUsage]
+    revises: bool
+    notes: tuple[str, ...] = ()

@@ -27,10 +27,11 @@ from rbft.findings import ArmRun, Findings, write_findings
 from rbft.general import general_session, list_general, retention
 from rbft.models.encoder import EncoderFiles, find_encoder
 from rbft.models.sources import Source, is_on_hub, resolve
-from rbft.models.vlm import TokenCounter, device_name, grid_of, model_shape, this_device
+from rbft.models.vlm import TokenCounter, device_name, grid_of, local_source, model_shape, this_device
 from rbft.progress import Reporter
 from rbft.prompts import Prompts, load_prompts
 from rbft.question_findings import QuestionFindings, write_question_findings
+from rbft.rationales.crew import Crew, crew_of
 from rbft.records import Checkpoint, Clip, FramePlan, Grid, Manifest, Rationale, fingerprint
 from rbft.results import QuestionReport, Report, Retention
 from rbft.session import Session
@@ -172,6 +173,7 @@ class Found:
     source: Source
     grid: Grid
     encoders: Mapping[str, EncoderFiles]
+    crew: Crew | None
     questions: QuestionSet | None = None
 
 
@@ -192,7 +194,8 @@ def look_up(experiment: Experiment) -> Found:
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
     grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
     encoders = {name: find_encoder(name) for name in experiment.encoders}
-    return Found(listing, list_general(experiment), prompts, load_thresholds(None), source, grid, encoders, questions)
+    general, thresholds, crew = list_general(experiment), load_thresholds(None), crew_of(experiment, grid)
+    return Found(listing, general, prompts, thresholds, source, grid, encoders, crew, questions)
 
 
 def prepare(
@@ -245,6 +248,7 @@ def prepare(
         base=_base(experiment, source, prompts),
         fit=fitted,
         encoders=found.encoders,
+        crew=found.crew,
         clips={clip.clip_id: clip for clip in manifest.clips},
         questions=questions,
     )
@@ -313,19 +317,11 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
     notes: list[str] = []
     try:
         list_general(experiment)
+        if grid is not None:
+            crew_of(experiment, grid, find=local_source)
     except UserError as error:
         faults += error.faults
-    encoders: dict[str, EncoderFiles] = {}
-    for name in experiment.encoders:
-        if is_on_hub(name):  # a run fetches it
-            notes.append(
-                f"reinforce.encoder {name} is looked up by a run; the memory that it needs is not counted here"
-            )
-            continue
-        try:
-            encoders[name] = find_encoder(name)
-        except CheckpointError as error:
-            faults += error.faults
+    encoders = _encoders_here(experiment, notes, faults)
     try:
         if result.exit_code == 0:
             manifest = build_manifest(
@@ -350,6 +346,20 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
         else:
             faults += error.faults
     return replace(result, faults=(*result.faults, *faults), notes=(*result.notes, *notes), memory=tuple(memory))
+
+
+def _encoders_here(experiment: Experiment, notes: list[str], faults: list[str]) -> dict[str, EncoderFiles]:
+    """The encoders of the rewards that are on this machine; what is said of the others goes to notes and faults."""
+    encoders: dict[str, EncoderFiles] = {}
+    for name in experiment.encoders:
+        if is_on_hub(name):  # a run fetches it
+            notes.append(f"reinforce.encoder {name} is looked up by a run; the memory that it needs is not counted here")
+            continue
+        try:
+            encoders[name] = find_encoder(name)
+        except CheckpointError as error:
+            faults += error.faults
+    return encoders
 
 
 def _fit(

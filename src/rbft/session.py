@@ -14,6 +14,7 @@ from rbft.models.encoder import EncoderFiles
 from rbft.models.vlm import VLM
 from rbft.progress import Reporter
 from rbft.prompts import Describing, Prompts, Reasoning
+from rbft.rationales.crew import Crew
 from rbft.rationales.generate import Request, write_rationales
 from rbft.records import Checkpoint, Clip, Manifest, Prediction, Probe, Rationale
 from rbft.store import RunStore
@@ -37,9 +38,13 @@ class Session:
     fit: Fit
     encoders: Mapping[str, EncoderFiles] = field(default_factory=dict)
     """What rewards compare texts with clips by, under the names that the settings give."""
+    crew: Crew | None = None
+    """Who writes curated thoughts, where an arm learns them."""
     held: tuple[str, VLM] | None = None
     texts: dict[str, dict[str, Rationale]] = field(default_factory=dict)
     """Texts at hand, by the key of their request and clip id."""
+    curated: dict[str, Rationale] = field(default_factory=dict)
+    """Curated thoughts at hand, by clip id."""
     clips: dict[str, Clip] = field(default_factory=dict)
     stages: dict[str, Checkpoint] = field(default_factory=dict)
     """Finished stages by their key."""

@@ -104,6 +104,12 @@ def test_a_group_of_answers_hangs_on_one_clip() -> None:
     assert work([{"kind": "label"}]).begun == 0
 
 
+def test_a_curated_thought_is_as_long_as_its_engine_may_write() -> None:
+    """Without an engine of its own the base writes as much as an answer may have; the tags are one word here."""
+    curated = [{"kind": "cot", "thoughts": "curated"}]
+    assert work(curated).answer == work([{"kind": "cot"}]).answer + 1024 - WRITTEN
+
+
 def test_a_description_before_the_query_makes_the_prompt_longer() -> None:
     described = work([{"kind": "label", "describe_first": True}])
     assert described.prompt > Words().prompt(prompts().label()) + WRITTEN

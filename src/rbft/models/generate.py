@@ -31,7 +31,26 @@ def generate(
     seed: int = 0,
 ) -> list[Generated]:
     """Write an answer for every clip of the batch; greedy at temperature 0, else sampled under `seed`."""
-    inputs = vlm.inputs(batch)
+    return _generate(vlm, vlm.inputs(batch), max_new_tokens, temperature, top_p, seed)
+
+
+@torch.inference_mode()
+def generate_text(
+    vlm: VLM,
+    batch: Sequence[torch.Tensor],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[Generated]:
+    """The same without clips: prompts are token ids as `VLM.encode_text` gives them, int64 [S] each."""
+    return _generate(vlm, vlm.text_inputs(batch), max_new_tokens, temperature, top_p, seed)
+
+
+def _generate(
+    vlm: VLM, inputs: dict[str, Any], max_new_tokens: int, temperature: float, top_p: float, seed: int
+) -> list[Generated]:
     prompt_length = inputs["input_ids"].shape[1]
     stops = end_tokens(vlm)
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

@@ -200,6 +200,20 @@ class VLM:
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
         return Encoded(input_ids=ids, visual=visual.with_seconds_per_grid(self._seconds_per_grid(plan)), text=text)
 
+    def encode_text(self, prompt: str) -> torch.Tensor:
+        """One prompt without a clip, up to the place where the answer begins, int64 [S]."""
+        self._refuse_special(prompt)
+        text = _with_template(self.processor, prompt, clip=False)
+        return torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+
+    def text_inputs(self, rows: Sequence[torch.Tensor]) -> dict[str, Any]:
+        """Inputs of the model, on its device, of prompts without clips, padded on the left."""
+        input_ids, attention_mask = self._padded(rows)
+        made = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.family.mrope:
+            made["mm_token_type_ids"] = torch.zeros_like(input_ids, dtype=torch.int32)
+        return {name: tensor.to(self.device) for name, tensor in made.items()}
+
     def answer_ids(self, answer: str) -> torch.Tensor:
         """Tokens of an answer with its end of turn, int64 [A]."""
         self._refuse_special(answer)
@@ -222,17 +236,22 @@ class VLM:
         rows = [e.input_ids for e in batch]
         if answers is not None:
             rows = [torch.cat([row, answer]) for row, answer in zip(rows, answers, strict=True)]
+        input_ids, attention_mask = self._padded(rows)
+        made = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.family.mrope:
+            is_video = (input_ids == self.model.config.video_token_id) & (attention_mask == 1)
+            made["mm_token_type_ids"] = is_video.int() * VIDEO_TYPE
+        return made | VisualInput.batch([e.visual for e in batch])
+
+    def _padded(self, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and mask, int64 [B, S] each, padded on the left."""
         length = max(len(row) for row in rows)
         input_ids = torch.full((len(rows), length), self._pad, dtype=torch.long)
         attention_mask = torch.zeros((len(rows), length), dtype=torch.long)
         for i, row in enumerate(rows):
             input_ids[i, length - len(row) :] = row
             attention_mask[i, length - len(row) :] = 1
-        made = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self.family.mrope:
-            is_video = (input_ids == self.model.config.video_token_id) & (attention_mask == 1)
-            made["mm_token_type_ids"] = is_video.int() * VIDEO_TYPE
-        return made | VisualInput.batch([e.visual for e in batch])
+        return input_ids, attention_mask
 
     def positions(self, collated: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Positions of a padded batch's tokens, int64 [3, B, S] where the family has M-RoPE, else [B, S]."""
@@ -381,8 +400,9 @@ class TokenCounter:
         return len(self._processor.tokenizer(answer, add_special_tokens=False)["input_ids"]) + 1
 
 
-def _with_template(processor: Any, prompt: str) -> str:
-    turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}
+def _with_template(processor: Any, prompt: str, *, clip: bool = True) -> str:
+    shown = [{"type": "video"}] if clip else []
+    turn = {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}
     return str(processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
 
 

@@ -32,6 +32,10 @@ ARM_MEANINGS = {
     "rb-ft-twice": "As rb-ft, with a second round of rationales before the labels, written by the adapted model.",
     "rb-ft-labels-first": "As rb-ft, but the model learns the labels before it writes its rationales, and again after.",
     "rb-ft-joint": "Rationales and labels are learnt together in one stage, in as many optimizer steps as rb-ft takes.",
+    "videorft": (
+        "First curated thoughts that led to the right label are learnt, with the label; then answers are sampled and "
+        "rewarded."
+    ),
     "rb-ft-describe": "As rb-ft, but the model describes a clip first, and the label is asked for after that.",
 }
 
@@ -45,6 +49,14 @@ REASON_MEANINGS = {
     "contradicts_label": "argues for another label than the clip's",
     "low_agreement": "among those that several samples agreed on least",
     "changed_by_hint": "says something else once the label is told",
+    "no_reply": "the engine gave no answer; the next run asks again",
+    "not_json": "the representation is not JSON of the form that was asked for, twice",
+    "frame_count": "the representation has not one object for each frame",
+    "outside_clip": "the representation has time stamps outside the clip, or out of order",
+    "no_thought": "not written as <think>…</think> (and <answer>…</answer>)",
+    "names_notes": "speaks of captions or notes and not of the video",
+    "wrong_answer": "does not lead to the true answer",
+    "changed_answer": "the revision came to another answer",
     "other_label": "the model gives another label after it than the clip's",
 }
 

@@ -70,15 +70,15 @@ def render_page(report: Report, material: ReportMaterial) -> str:
 
 @cache
 def environment() -> Environment:
-    """Where the templates are, with the filters that they use."""
-    environment = Environment(
+    """The templates of every page, with their filters."""
+    made = Environment(
         loader=PackageLoader("rbft.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         percent=tables.percent,
         points=tables.points,
         p_value=tables.p_value,
@@ -90,7 +90,7 @@ def environment() -> Environment:
         cut=views.cut,
         link=_relative_link,
     )
-    return environment
+    return made
 
 
 def _context(report: Report, material: ReportMaterial) -> dict[str, Any]:

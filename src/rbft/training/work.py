@@ -142,7 +142,9 @@ def work_of(
         label = max(counter.answer(f"Label: {label}\n") for label in manifest.labels)
         if any(stage.kind == "cot" for stage in stages):
             label = max(label, *(counter.answer(render_thought(Thought("", label))) for label in manifest.labels))
-        answer = max(answer, max(written, longest if mixed else 0) + label)
+        curated = any(stage.thoughts == "curated" for stage in stages)
+        thought = experiment.curation_used.max_new_tokens if curated else 0
+        answer = max(answer, max(written, longest if mixed else 0, thought) + label)
     return Work(
         train=[sizes(clip.clip_id) for clip in manifest.of("train")],
         every=[sizes(clip.clip_id) for clip in manifest.clips],

@@ -1,0 +1,224 @@
+"""An engine behind OpenAI's chat completions: many requests at once, retries that end, every token counted."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import io
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from PIL import Image
+
+from rbft.curation import MAX_FAILED_IN_A_ROW
+from rbft.curation import Engine as EngineSettings
+from rbft.errors import EngineError
+from rbft.models.vlm import FrameSource
+from rbft.rationales.engines import Ask, Reply, Unanswered
+from rbft.records import fingerprint
+
+FIRST_PAUSE_SECONDS = 1.0
+_HOPELESS = (401, 403, 404)
+"""Statuses that no item and no retry changes: the settings are wrong."""
+_AGAIN = (408, 409, 429)
+
+
+class EndpointEngine:
+    """A server's model. `sleep` and `rng` are for tests; the pause of attempt n is 2^n seconds, a random half less."""
+
+    can_repair = True
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        key: str,
+        frames: FrameSource,
+        *,
+        sleep: Callable[[float], object] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        assert settings.endpoint is not None and settings.model is not None
+        self.name = settings.model if settings.revision is None else f"{settings.model}@{settings.revision}"
+        self.fingerprint = fingerprint(
+            "endpoint", self.name, settings.max_new_tokens, settings.temperature, settings.top_p, settings.strict_json
+        )
+        self._settings, self._frames = settings, frames
+        self._stopped = threading.Event()
+        self._sleep = sleep or self._stopped.wait
+        self._rng = rng or random.Random()
+        self._client = _client(settings, key)
+
+    def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply | Unanswered]]:
+        """As they come, at most `concurrency` on their way. Raises EngineError where the server is wrong or gone."""
+        waiting = iter(asks)
+        in_flight: dict[Future[Reply | Unanswered], Ask] = {}
+        failed, answered, wrong = 0, False, None
+        self._stopped.clear()
+        pool = ThreadPoolExecutor(self._settings.concurrency)
+        try:
+            while True:
+                while wrong is None and len(in_flight) < self._settings.concurrency:
+                    ask = next(waiting, None)
+                    if ask is None:
+                        break
+                    in_flight[pool.submit(self._reply, ask)] = ask
+                if not in_flight:
+                    break
+                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+                    ask = in_flight.pop(future)
+                    if isinstance(error := future.exception(), EngineError):
+                        wrong = error
+                        continue
+                    reply = future.result()
+                    yield ask, reply
+                    answered |= isinstance(reply, Reply)
+                    lost = isinstance(reply, Unanswered) and (reply.unreachable or not answered)
+                    failed = failed + 1 if lost else 0
+                    if failed == MAX_FAILED_IN_A_ROW and wrong is None and isinstance(reply, Unanswered):
+                        wrong = EngineError(
+                            f"{self._settings.endpoint}: {failed} requests in a row were given up; the last: "
+                            f"{reply.detail}. What was answered is kept; the same command continues"
+                        )
+        finally:
+            self._stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+        if wrong is not None:
+            raise wrong
+
+    def _reply(self, ask: Ask) -> Reply | Unanswered:
+        """One request and its retries."""
+        import openai
+
+        said = ""
+        used = [0, 0]
+        for attempt in range(self._settings.retries + 1):
+            pause = FIRST_PAUSE_SECONDS * 2**attempt * self._rng.uniform(0.5, 1.0)
+            try:
+                reply = _read(self._client.chat.completions.create(**self._request(ask)), attempt + 1, used)
+                if isinstance(reply, Reply):
+                    return reply
+                said = reply
+            except openai.APIStatusError as error:
+                prefix = f"Error code: {error.status_code} - "
+                said = f"status {error.status_code}: {_short(error.message.removeprefix(prefix))}"
+                if error.status_code in _HOPELESS:
+                    raise EngineError(self._hopeless(error.status_code)) from None
+                if error.status_code not in _AGAIN and error.status_code < 500:
+                    return Unanswered(said)
+                asked_for = retry_after(error.response.headers.get("retry-after"))
+                if asked_for is not None and asked_for > self._settings.longest_wait_seconds:
+                    return Unanswered(f"{said} (asks for a pause of {asked_for:g} s)", unreachable=True)
+                pause = pause if asked_for is None else asked_for
+            except openai.APITimeoutError:
+                said = f"no answer within {self._settings.timeout_seconds:g} s"
+            except openai.APIConnectionError as error:
+                said = f"connection failed: {_short(str(error.__cause__ or error))}"
+            except (openai.APIResponseValidationError, json.JSONDecodeError):
+                said = "the response is not JSON"
+            if self._stopped.is_set():
+                return Unanswered("interrupted", unreachable=True)
+            if attempt < self._settings.retries:
+                self._sleep(min(pause, self._settings.longest_wait_seconds))
+        tries = self._settings.retries + 1
+        return Unanswered(said if tries == 1 else f"{said}, after {tries} tries", unreachable=True)
+
+    def _hopeless(self, status: int) -> str:
+        settings = self._settings
+        match status:
+            case 404:
+                return (
+                    f"{settings.endpoint}: status 404: no model {settings.model!r}, or no chat completions there; "
+                    "look at endpoint (it often ends with /v1) and model"
+                )
+            case _ if settings.key_from is None:
+                return (
+                    f"{settings.endpoint}: status {status}: the server wants a key; name the environment variable "
+                    "that holds it with key_from"
+                )
+            case _:
+                return (
+                    f"{settings.endpoint}: status {status}: the key in ${settings.key_from} is not accepted; "
+                    "set that environment variable, or name another one with key_from"
+                )
+
+    def _request(self, ask: Ask) -> dict[str, Any]:
+        settings = self._settings
+        content: Any = ask.prompt
+        if ask.clip_id is not None:
+            images = [{"type": "image_url", "image_url": {"url": url}} for url in self._images(ask.clip_id)]
+            content = [*images, {"type": "text", "text": ask.prompt}]
+        made: dict[str, Any] = {
+            "model": settings.model,
+            "messages": [{"role": "user", "content": content}],
+            settings.limit_name: settings.max_new_tokens,
+        }
+        if settings.temperature is not None:
+            made |= {"temperature": settings.temperature, "top_p": settings.top_p}
+        if ask.schema is not None and settings.strict_json:
+            schema = {"name": "representation", "strict": True, "schema": dict(ask.schema)}
+            made["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return made
+
+    def _images(self, clip_id: str) -> list[str]:
+        """The clip's frames as data addresses of JPEG pictures."""
+        urls = []
+        for picture in self._frames.read(clip_id).data:
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+            urls.append(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}")
+        return urls
+
+
+def retry_after(header: str | None, now: float | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for, in seconds or as a date; None where it says nothing readable.
+
+    >>> retry_after("2.5"), retry_after("Thu, 01 Jan 1970 00:01:00 GMT", now=50.0), retry_after("soon")
+    (2.5, 10.0, None)
+    """
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - (time.time() if now is None else now)
+        except ValueError:
+            return None
+    return max(0.0, seconds) if seconds == seconds else None
+
+
+def _read(response: Any, attempt: int, used: list[int]) -> Reply | str:
+    """The text of a response, or what is wrong with it. `used` sums the tokens of the attempts."""
+    usage = getattr(response, "usage", None)
+    if usage is not None:
+        used[0] += usage.prompt_tokens or 0
+        used[1] += usage.completion_tokens or 0
+    choices = getattr(response, "choices", None)
+    if not choices:
+        return "the response has no choices"
+    message = choices[0].message
+    if message is None or message.content is None:
+        refusal = getattr(message, "refusal", None)
+        return f"declined: {_short(refusal)}" if refusal else "the response has no text"
+    finished = choices[0].finish_reason != "length"
+    told, written = (used[0], used[1]) if any(used) else (None, None)
+    return Reply(str(message.content).strip(), finished, told, written, attempt)
+
+
+def _client(settings: EngineSettings, key: str) -> Any:
+    try:
+        import openai
+    except ImportError:
+        raise EngineError(
+            "an endpoint needs the package openai, which is not installed; pip install 'rbft[curate]'"
+        ) from None
+    return openai.OpenAI(base_url=settings.endpoint, api_key=key, timeout=settings.timeout_seconds, max_retries=0)
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:200]

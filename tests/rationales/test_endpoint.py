@@ -1,0 +1,228 @@
+"""The engine behind chat completions, against real servers, good and bad; pauses are noted, not waited."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rbft.clips.frames import Frames
+from rbft.curation import MAX_FAILED_IN_A_ROW, Engine
+from rbft.errors import EngineError
+from rbft.rationales.endpoint import EndpointEngine, retry_after
+from rbft.rationales.engines import Ask, Reply, Unanswered
+from rbft.records import FramePlan
+from servers import Hang, Reset, Server, Status, completion, pictures_of, prompt_of, scripted
+
+FRAMES = Frames(np.full((3, 28, 56, 3), [250, 20, 10], np.uint8), np.arange(3.0))
+
+
+class Red:
+    """Three red frames, whatever the clip."""
+
+    def read(self, clip_id: str) -> Frames:
+        return FRAMES
+
+    def plan(self, clip_id: str) -> FramePlan:
+        raise AssertionError("an endpoint is sent what was read")
+
+
+def engine(server: Server, pauses: list[float] | None = None, **changes: Any) -> EndpointEngine:
+    settings = Engine.model_validate({"endpoint": server.url, "model": "m", "retries": 3, "concurrency": 4} | changes)
+    sleep: Callable[[float], object] = [].append if pauses is None else pauses.append  # type: ignore[assignment]
+    return EndpointEngine(settings, "secret", Red(), sleep=sleep, rng=random.Random(0))
+
+
+def asks(number: int, **more: Any) -> list[Ask]:
+    return [Ask(f"k{i}", f"i{i}", f"prompt {i}", **more) for i in range(number)]
+
+
+def only(made: EndpointEngine, **more: Any) -> Reply | Unanswered:
+    [(_, reply)] = made.replies(asks(1, **more))
+    return reply
+
+
+def test_text_tokens_and_key_are_sent_and_read() -> None:
+    with scripted(lambda body, _: completion(prompt_of(body).upper(), read=7, written=3)) as server:
+        assert only(engine(server, max_new_tokens=9)) == Reply("PROMPT 0", True, 7, 3)
+    [body] = server.requests
+    assert body == {
+        "model": "m", "messages": [{"role": "user", "content": "prompt 0"}], "max_tokens": 9, "temperature": 0.0,
+        "top_p": 1.0,
+    }  # fmt: skip
+    assert server.keys == ["Bearer secret"]
+
+
+def test_frames_are_sent_as_pictures_in_order_and_a_schema_as_response_format() -> None:
+    with scripted(lambda *_: completion("{}", finish="length")) as server:
+        reply = only(engine(server, limit_name="max_completion_tokens", temperature=None), clip_id="c", schema={"a": 1})
+        only(engine(server, strict_json=False), schema={"a": 1})
+    assert isinstance(reply, Reply) and not reply.finished
+    first, second = server.requests
+    assert first["max_completion_tokens"] == 1024 and not {"max_tokens", "temperature", "top_p"} & set(first)
+    assert first["response_format"]["json_schema"] == {"name": "representation", "strict": True, "schema": {"a": 1}}
+    assert "response_format" not in second
+    pictures = pictures_of(first)
+    assert [p.shape for p in pictures] == [(28, 56, 3)] * 3
+    assert np.abs(pictures[0].mean((0, 1)) - [250, 20, 10]).max() < 4, "red stays red"
+
+
+@pytest.mark.parametrize(
+    ("fault", "pauses"),
+    [
+        (Status(429), [(0.5, 1)]),
+        (Status(429, headers={"Retry-After": "7"}), [(7, 7)]),
+        (Status(500), [(0.5, 1)]),
+        (Status(503, headers={"Retry-After": "2.5"}), [(2.5, 2.5)]),
+        (Reset(), [(0.5, 1)]),
+        (b'{"choices": [', [(0.5, 1)]),
+        (completion("x") | {"choices": []}, [(0.5, 1)]),
+        (completion(None), [(0.5, 1)]),
+    ],
+    ids=["429", "429-after", "500", "503-after", "reset", "not-json", "no-choices", "no-text"],
+)
+def test_a_fault_is_tried_again_after_a_pause(fault: Any, pauses: list[tuple[float, float]]) -> None:
+    slept: list[float] = []
+    with scripted(lambda _, number: fault if number == 0 else completion("good")) as server:
+        reply = only(engine(server, slept))
+    assert isinstance(reply, Reply) and reply.text == "good" and reply.attempts == 2
+    assert len(server.requests) == 2
+    assert len(slept) == 1 and pauses[0][0] <= slept[0] <= pauses[0][1]
+
+
+def test_a_hanging_server_is_given_up_after_the_timeout() -> None:
+    with scripted(lambda _, number: Hang() if number == 0 else completion("good")) as server:
+        assert only(engine(server, timeout_seconds=0.3)).text == "good"  # type: ignore[union-attr]
+        assert len(server.requests) == 2
+    with scripted(lambda *_: Hang()) as server:
+        reply = only(engine(server, timeout_seconds=0.1, retries=1))
+    assert reply == Unanswered("no answer within 0.1 s, after 2 tries", unreachable=True)
+
+
+def test_pauses_double_with_jitter_and_end() -> None:
+    slept: list[float] = []
+    with scripted(lambda *_: Status(500)) as server:
+        reply = only(engine(server, slept, retries=4, longest_wait_seconds=3))
+    assert isinstance(reply, Unanswered) and reply.detail.startswith("status 500") and "after 5 tries" in reply.detail
+    assert len(server.requests) == 5
+    for pause, bound in zip(slept, (1, 2, 3, 3), strict=True):
+        assert min(bound / 2, 3) <= pause <= bound
+    assert len(set(slept)) > 2, "jittered"
+
+
+def test_tokens_of_failed_tries_are_counted() -> None:
+    def handle(_: Any, number: int) -> Any:
+        return completion(None, read=10, written=4) if number == 0 else completion("good", read=10, written=5)
+
+    with scripted(handle) as server:
+        assert only(engine(server)) == Reply("good", True, 20, 9, attempts=2)
+
+
+def test_a_pause_longer_than_allowed_is_not_waited_for() -> None:
+    slept: list[float] = []
+    with scripted(lambda *_: Status(429, headers={"Retry-After": "3600"})) as server:
+        reply = only(engine(server, slept))
+    assert isinstance(reply, Unanswered) and reply.detail.endswith("(asks for a pause of 3600 s)")
+    assert slept == [] and len(server.requests) == 1
+
+
+def test_what_the_server_refuses_is_not_sent_again() -> None:
+    with scripted(lambda *_: Status(400, '{"error": {"message": "too long"}}')) as server:
+        reply = only(engine(server))
+    assert isinstance(reply, Unanswered) and reply.detail.startswith("status 400") and not reply.unreachable
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "text"),
+    [
+        (401, {"key_from": "MY_KEY"}, "status 401: the key in $MY_KEY is not accepted; set that environment variable, "
+         "or name another one with key_from"),
+        (403, {}, "status 403: the server wants a key; name the environment variable that holds it with key_from"),
+        (404, {}, "status 404: no model 'm', or no chat completions there; look at endpoint (it often ends with /v1) "
+         "and model"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_stop_at_once_and_name_no_key(status: int, changes: dict[str, str], text: str) -> None:
+    with scripted(lambda *_: Status(status)) as server, pytest.raises(EngineError) as error:
+        list(engine(server, **changes).replies(asks(50)))
+    assert str(error.value) == f"{server.url}: {text}"
+    assert len(server.requests) <= 8 and "secret" not in str(error.value)
+
+
+def test_what_is_paid_for_when_settings_turn_out_wrong_is_still_given() -> None:
+    with scripted(lambda _, number: Status(401) if number == 3 else completion("good")) as server:
+        given = []
+        with pytest.raises(EngineError):
+            for ask, _ in engine(server).replies(asks(20)):
+                given.append(ask.key)
+    assert len(given) == len(set(given)) == len(server.requests) - 1
+
+
+def test_a_server_that_is_gone_stops_the_work() -> None:
+    with scripted(lambda *_: completion("x")) as server:
+        pass
+    with pytest.raises(EngineError, match="requests in a row were given up; the last: connection failed"):
+        list(engine(server, retries=0).replies(asks(50)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_everything_asked_arrives_once_whatever_the_server_does(seed: int) -> None:
+    """A seeded schedule of faults on a third of the requests, four at a time."""
+    rng = random.Random(seed)
+    faults = [Status(429), Status(429, headers={"Retry-After": "1"}), Status(500), Status(502), Reset(), b"{",
+              completion("x") | {"choices": []}, completion(None)]  # fmt: skip
+    schedule = [rng.choice(faults) if rng.random() < 0.33 else None for _ in range(2000)]
+
+    def handle(body: dict[str, Any], number: int) -> Any:
+        return schedule[number] or completion(f"answer to {prompt_of(body)}")
+
+    with scripted(handle) as server:
+        made = list(engine(server, retries=20).replies(asks(60)))
+    assert sorted(ask.key for ask, _ in made) == sorted(ask.key for ask in asks(60))
+    assert all(isinstance(reply, Reply) and reply.text == f"answer to {ask.prompt}" for ask, reply in made)
+    assert len(server.requests) == sum(r.attempts for _, r in made if isinstance(r, Reply)) > 60
+
+
+def test_a_server_that_refuses_everything_stops_the_work() -> None:
+    refused = Status(422, '{"error": {"message": "no such field"}}')
+    with scripted(lambda *_: refused) as server, pytest.raises(EngineError) as error:
+        list(engine(server).replies(asks(50)))
+    said = f"{server.url}: {MAX_FAILED_IN_A_ROW} requests in a row were given up; the last: status 422: "
+    assert str(error.value).startswith(said)
+    assert str(error.value).endswith("What was answered is kept; the same command continues")
+
+    def handle(_: Any, number: int) -> Any:
+        return refused if number else completion("good")
+
+    with scripted(handle) as server:
+        made = [reply for _, reply in engine(server, concurrency=1).replies(asks(30))]
+    assert sum(isinstance(reply, Unanswered) for reply in made) == 29, "refused one by one, by what they hold"
+
+
+def test_failures_that_are_few_leave_the_others_alone() -> None:
+    with scripted(lambda body, _: Status(500) if prompt_of(body).endswith("3") else completion("good")) as server:
+        made = {ask.prompt: reply for ask, reply in engine(server, retries=1).replies(asks(MAX_FAILED_IN_A_ROW))}
+    assert [prompt for prompt, reply in made.items() if isinstance(reply, Unanswered)] == ["prompt 3"]
+    assert len(made) == MAX_FAILED_IN_A_ROW
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, None), ("0", 0), ("1.5", 1.5), ("-3", 0), ("nan", None), ("soon", None),
+     ("Thu, 01 Jan 1970 00:01:00 GMT", 10), ("Thu, 01 Jan 1970 00:00:10 GMT", 0)],
+)  # fmt: skip
+def test_retry_after(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header, now=50.0) == seconds
+
+
+def test_key_is_the_same_at_another_address_and_differs_by_revision(tmp_path: Path) -> None:
+    def key(url: str, **changes: Any) -> str:
+        return engine(Server(url), **changes).fingerprint
+
+    assert key("http://a/v1") == key("http://b/v1")
+    assert len({key("http://a/v1"), key("http://a/v1", revision="2"), key("http://a/v1", max_new_tokens=5)}) == 3
