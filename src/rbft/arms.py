@@ -210,11 +210,11 @@ PRESET_ARMS: dict[str, tuple[Stage, ...]] = {
 
 QUESTION_ARMS = ("zero-shot", "cot", "cot+grpo")
 """What an experiment about questions compares where it names no arms."""
-_OF_LABELS = tuple(name for name in Stage.model_fields if name not in ("kind", "training", "reinforce"))
+_OF_LABELS = tuple(name for name in Stage.model_fields if name not in ("kind", "thoughts", "training", "reinforce"))
 
 
 def question_stage_fault(stage: Stage) -> str | None:
-    """Why a stage cannot learn from questions; None where it can."""
+    """Why a stage cannot learn from questions; None where it can. Thoughts are those of the rows, curated or not."""
     if not stage.reasons:
         return f"a {stage.kind} stage learns from labelled clips; with `questions` there are cot and reinforce stages"
     given = [name for name in _OF_LABELS if getattr(stage, name) != Stage.model_fields[name].default]

@@ -292,8 +292,8 @@ class Experiment(Section):
 
     @property
     def curates(self) -> bool:
-        """Whether an arm learns curated thoughts."""
-        return any(stage.thoughts == "curated" for arm in self.arms for stage in arm.stages)
+        """Whether an arm learns thoughts that this run curates; those about questions stand in their rows."""
+        return self.questions is None and any(stage.thoughts == "curated" for arm in self.arms for stage in arm.stages)
 
     @property
     def curve_arms(self) -> list[Arm]:

@@ -353,7 +353,9 @@ def _encoders_here(experiment: Experiment, notes: list[str], faults: list[str]) 
     encoders: dict[str, EncoderFiles] = {}
     for name in experiment.encoders:
         if is_on_hub(name):  # a run fetches it
-            notes.append(f"reinforce.encoder {name} is looked up by a run; the memory that it needs is not counted here")
+            notes.append(
+                f"reinforce.encoder {name} is looked up by a run; the memory that it needs is not counted here"
+            )
             continue
         try:
             encoders[name] = find_encoder(name)
