@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModel, AutoProcessor, SiglipModel
 
-from rbft.models.encoder import find_encoder
+from rbft.clips.frames import Frames
+from rbft.models.encoder import ClipTextEncoder, find_encoder
 from rbft.models.sources import EMBEDDED
+from rbft.records import FramePlan
 from rbft.tiny.__main__ import main
 from rbft.tiny.encoder import (
     BIAS,
@@ -31,7 +33,7 @@ from rbft.tiny.encoder import (
     holds,
     with_one_wrong,
 )
-from rbft.tiny.encoder_evaluate import Told, encoder_tables
+from rbft.tiny.encoder_evaluate import Told, encoder_tables, told_apart
 from rbft.tiny.encoder_training import (
     SEEN_SEVERITIES,
     Learner,
@@ -42,6 +44,7 @@ from rbft.tiny.encoder_training import (
     scaled,
     train_encoder,
 )
+from rbft.tiny.evaluate import general_sample, yard_sample
 from rbft.tiny.language import describe, describe_words, parse_description
 from rbft.tiny.model import MERGE, normalised, patchify
 from rbft.tiny.pool import Pool
@@ -218,3 +221,48 @@ def test_the_model_is_the_one_of_its_seed() -> None:
 def test_tables_by_hand() -> None:
     table = encoder_tables({"somewhere": {"colour": Told(0.75, 0.5, 0.41, -0.2, 4)}})
     assert table.splitlines()[-1] == "| colour | 0.750 | 0.500 | 0.410 | -0.200 | 4 |"
+
+
+# -- what it tells apart -------------------------------------------------------------------------------------------
+
+
+class Shown:
+    def __init__(self, clips: np.ndarray) -> None:
+        self._clips = clips
+
+    def read(self, clip_id: str) -> Frames:
+        data = self._clips[int(clip_id)]
+        return Frames(data, np.arange(len(data), dtype=np.float64))
+
+    def plan(self, clip_id: str) -> FramePlan:
+        raise AssertionError("not needed")
+
+
+@pytest.mark.parametrize("world", ["general", "yard"])
+def test_every_word_of_a_description_counts(world: str) -> None:
+    sample = general_sample(60) if world == "general" else yard_sample(60, 0.5)
+    told = told_apart(FOLDER, sample)
+    least = {"subject": 0.75, "size": 0.8, "colour": 0.95, "action": 0.65, "scene": 0.95, "light": 0.95}
+    assert {name: told[name].ordered >= share for name, share in least.items()} == dict.fromkeys(least, True)
+    assert told["another clip's"].auc > 0.98
+    assert told["another clip's"].right > 0.3 > 0.0 > told["another clip's"].wrong
+
+
+def test_frames_in_other_colours_fit_a_colour_less() -> None:
+    """The trap: 0 to 255 read as 0 to 1 turns colours over; so do channels in another order."""
+    sample = general_sample(60)
+    texts = [describe(spec) for spec in sample.specs]
+    clips = {
+        "right": sample.frames,
+        "turned over": 255 - sample.frames,
+        "0 to 1": sample.frames // 255,
+        "BGR": sample.frames[..., ::-1],
+    }
+    found = {}
+    for name, frames in clips.items():
+        encoder = ClipTextEncoder.load(find_encoder(EMBEDDED), Shown(frames), device=torch.device("cpu"))
+        found[name] = np.array([encoder.similarities(str(row), [text])[0] for row, text in enumerate(texts)], float)
+    assert (found["right"] > found["turned over"]).mean() > 0.95
+    assert (found["right"] > found["0 to 1"]).mean() > 0.95
+    coloured = [spec.colour in ("red", "blue") for spec in sample.specs]
+    assert (found["right"] > found["BGR"])[coloured].mean() > 0.9
