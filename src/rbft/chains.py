@@ -92,7 +92,9 @@ def stage_steps(session: Session, arm: Arm, number: int, seed: int) -> int:
     """Optimizer steps of a stage: of its own examples, or of the whole arm that it matches."""
     stage = arm.stages[number - 1]
     if stage.match_steps_of is None:
-        return num_steps(len(stage_examples(session, arm, number, seed)), session.experiment.stage_training(stage))
+        reinforce = session.experiment.reinforce_of(stage)
+        batches = num_steps(len(stage_examples(session, arm, number, seed)), session.experiment.stage_training(stage))
+        return batches * (1 if reinforce is None else reinforce.updates)
     matched = session.experiment.arm(stage.match_steps_of)
     return sum(stage_steps(session, matched, n, seed) for n in range(1, len(matched.stages) + 1))
 

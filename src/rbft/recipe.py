@@ -81,6 +81,9 @@ class Reinforce(Section):
         0.2, ge=0, le=1, description="share of a step's answers whose reward cannot be computed, above which it stops"
     )
     rollout_batch_size: int = Field(64, ge=1, description="answers written at once; whole groups, at least one")
+    updates: int = Field(1, ge=1, description="optimizer steps on the same answers; above 1, what they move is clipped")
+    clip: float = Field(0.2, gt=0, lt=1, description="the ratio of new to old policy counts from 1 - clip to 1 + clip")
+    clip_high: float | None = Field(None, gt=0, description="the upper end is 1 + this; empty: as `clip`")
     epochs: float = Field(1.0, gt=0)
     batch_size: int = Field(8, ge=1, description="questions per optimizer step, each with `samples` answers")
     learning_rate: float = Field(1e-6, gt=0)
@@ -111,6 +114,11 @@ class Reinforce(Section):
         if isinstance(changes.get("rewards"), Mapping):
             merged["rewards"] = self.rewards.model_dump() | dict(changes["rewards"])
         return Reinforce.model_validate(merged)
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """How far the ratio of new to old policy may go, down and up."""
+        return 1 - self.clip, 1 + (self.clip if self.clip_high is None else self.clip_high)
 
     @property
     def of_recipe(self) -> dict[str, float | int]:

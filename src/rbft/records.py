@@ -277,6 +277,8 @@ class ReinforcePoint(Record):
     """Mean over answer tokens of the divergence from the parent (k3), in nats; None without a reference."""
     entropy: float | None
     """Mean over answer tokens, in nats."""
+    clipped: Probability | None = None
+    """Share of answer tokens whose ratio of new to old policy was clipped; None with one update a batch."""
 
 
 class Prediction(Record):
