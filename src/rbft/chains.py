@@ -12,7 +12,7 @@ from rbft.findings import ArmRun
 from rbft.prompts import Describing, Reasoning
 from rbft.rationales.choose import kept_by_confidence, leading_to_label, unchanged_by_hint, voted, without_contradicting
 from rbft.rationales.generate import Request
-from rbft.records import Checkpoint, Clip, Example, Prediction, Rationale, fingerprint
+from rbft.records import Checkpoint, Clip, Example, Prediction, Question, Rationale, fingerprint
 from rbft.session import Session
 from rbft.training.examples import (
     cot_examples,
@@ -21,6 +21,7 @@ from rbft.training.examples import (
     reinforce_examples,
     usable_clips,
 )
+from rbft.training.rollouts import label_questions
 from rbft.training.stages import StageJob, finished_stage, train_stage
 from rbft.training.supervised import num_steps
 
@@ -73,11 +74,20 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
         frame_keys=session.frame_keys,
         describing=describing_of(session, stage),
         reinforce=reinforce,
+        held_out=_held_out(session, stage),
     )
     if job.key not in session.stages:
         title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {len(examples)} examples, {steps} steps"
         session.stages[job.key] = finished_stage(job, session.store) or _train(session, arm, job, title)
     return session.stages[job.key]
+
+
+def _held_out(session: Session, stage: Stage) -> list[Question]:
+    """What a reinforce stage's held-out curve is of: all labelled test clips, of which the stage draws its number."""
+    if stage.kind != "reinforce":
+        return []
+    asked = reinforce_examples(session.manifest.of("test", labelled=True), session.prompts)
+    return label_questions(asked, list(session.prompts.labels))
 
 
 def _train(session: Session, arm: Arm, job: StageJob, title: str) -> Checkpoint:

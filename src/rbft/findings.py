@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -23,7 +24,17 @@ from rbft.evaluation.verdict import Runs, arm_report, category_reports, compare,
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
 from rbft.rationales.audit import collapse_note, summarise
-from rbft.records import Checkpoint, Clip, LossPoint, Manifest, Prediction, Probe, Rationale, ReinforcePoint
+from rbft.records import (
+    Checkpoint,
+    Clip,
+    LossPoint,
+    Manifest,
+    Prediction,
+    Probe,
+    Rationale,
+    ReinforcePoint,
+    RolloutRecord,
+)
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import write_report
 from rbft.results import ArmCurve, ArmReport, DatasetReport, Report, Retention
@@ -265,10 +276,32 @@ def _loss_curves(findings: Findings) -> list[LossCurve]:
                     points = [(point.step, point.loss) for point in read_jsonl(path, LossPoint)]
                     curves.append(LossCurve(arm=name, stage=checkpoint.stage, seed=seed, points=points))
                 if (path := logs / "reinforce.jsonl").exists():
-                    earned = [(p.step, p.reward) for p in read_jsonl(path, ReinforcePoint)]
-                    rewards = [(step, reward) for step, reward in earned if reward is not None]
-                    curves.append(LossCurve(name, checkpoint.stage, seed, rewards, measure="reward"))
+                    tested = logs / "held_out.jsonl"
+                    records = read_jsonl(tested, RolloutRecord) if tested.exists() else []
+                    curves += _earned(name, checkpoint.stage, seed, read_jsonl(path, ReinforcePoint), records)
     return curves
+
+
+def _earned(
+    arm: str, stage: str, seed: int, points: Sequence[ReinforcePoint], held_out: Sequence[RolloutRecord]
+) -> list[LossCurve]:
+    """The whole reward and its accuracy, of sampled answers by step and of held-out ones by point."""
+    whole = LossCurve(
+        arm, stage, seed, [(p.step, p.reward) for p in points if p.reward is not None], "reward",
+        _means((r.step, r.reward) for r in held_out),
+    )  # fmt: skip
+    right = [(p.step, value) for p in points if (value := p.rewards.get("accuracy")) is not None]
+    tested = _means((r.step, r.rewards.get("accuracy")) for r in held_out)
+    return [whole, LossCurve(arm, stage, seed, right, "accuracy", tested)] if right or tested else [whole]
+
+
+def _means(values: Iterable[tuple[int, float | None]]) -> list[tuple[int, float]]:
+    """The mean of each step's values that could be computed."""
+    steps: dict[int, list[float]] = {}
+    for step, value in values:
+        if value is not None:
+            steps.setdefault(step, []).append(value)
+    return [(step, fmean(found)) for step, found in steps.items()]
 
 
 def _reliability(run: ArmRun) -> list[ReliabilityBin]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from trl_grpo import BETA, FIXTURE, RATIOS, asked, gradients, models
 
 from rbft.models.score import score_group
 from rbft.models.vlm import VLM
 from rbft.training.reinforce import grpo_loss, is_clipped
+from trl_grpo import BETA, FIXTURE, RATIOS, asked, gradients, models
 
 TRL = json.loads(FIXTURE.read_text(encoding="utf-8"))
 

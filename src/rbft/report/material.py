@@ -15,13 +15,15 @@ from rbft.records import LeftOut, Verdict
 
 @dataclass(frozen=True)
 class LossCurve:
-    """One stage of one arm under one seed: (optimizer step, loss in nats, or mean reward) in step order."""
+    """One stage of one arm under one seed: (optimizer step, loss in nats, mean reward or accuracy) in step order."""
 
     arm: str
     stage: str
     seed: int
     points: Sequence[tuple[int, float]]
-    measure: Literal["loss", "reward"] = "loss"
+    measure: Literal["loss", "reward", "accuracy"] = "loss"
+    held_out: Sequence[tuple[int, float]] = ()
+    """The same of greedy answers about test clips, at a few steps."""
 
 
 @dataclass(frozen=True)

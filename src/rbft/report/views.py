@@ -143,15 +143,15 @@ class Panel:
 
 
 def loss_panels(curves: Sequence[LossCurve]) -> list[Panel]:
-    """A panel for each stage of each arm; panels of the same stage share their axes."""
-    groups: dict[tuple[str, str], list[LossCurve]] = {}
+    """A panel for each stage of each arm, of a reinforce stage two; panels of one kind share their axes."""
+    groups: dict[tuple[str, str, str], list[LossCurve]] = {}
     for curve in curves:
-        groups.setdefault((curve.arm, curve.stage), []).append(curve)
+        groups.setdefault((curve.arm, curve.stage, curve.measure), []).append(curve)
     panels = []
-    for index, ((arm, stage), group) in enumerate(groups.items()):
-        shared = LossRange.of(curve for curve in curves if curve.stage == stage)
+    for index, ((arm, stage, measure), group) in enumerate(groups.items()):
+        shared = LossRange.of(curve for curve in curves if (curve.stage, curve.measure) == (stage, measure))
         plot = loss_plot(group, shared, f"loss{index}")
-        title = f"{stage} stage" if group[0].measure == "loss" else f"{stage} stage: mean reward of sampled answers"
+        title = f"{stage} stage" if measure == "loss" else f"{stage} stage: mean {measure} of sampled answers"
         panels.append(Panel(arm, title, loss_summary(group), plot))
     return panels
 

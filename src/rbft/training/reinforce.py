@@ -29,6 +29,7 @@ from rbft.models.vlm import VLM, Encoded, FrameSource
 from rbft.recipe import Recipe
 from rbft.records import Question, ReinforcePoint, RolloutRecord
 from rbft.rewards import ungradable
+from rbft.training.held_out import HELD_OUT, HeldOut
 from rbft.training.rollouts import Grader, Written, step_measures
 from rbft.training.supervised import (
     SealSaves,
@@ -99,14 +100,15 @@ def reinforce(
     seed: int,
     work: Path,
     logs: Path,
+    held_out: Sequence[Question] = (),
 ) -> list[ReinforcePoint]:
     """Train `vlm` in place for `steps` optimizer steps; continue from the newest whole checkpoint in `work`.
 
-    Writes TensorBoard files, `rollouts.jsonl` (every sampled answer) and `reinforce.jsonl` (every step) to `logs`.
-    Raises RbftError where a question's own answer earns nothing, where too few rewards can be computed, or where the
-    loss is not a number.
+    Writes TensorBoard files, `rollouts.jsonl` (every sampled answer), `held_out.jsonl` (the answers to `held_out`,
+    which is never learnt from) and `reinforce.jsonl` (every step) to `logs`. Raises RbftError where a question's own
+    answer earns nothing, where too few rewards can be computed, or where the loss is not a number.
     """
-    if faults := ungradable(questions):
+    if faults := ungradable([*questions, *held_out]):
         raise RbftError("\n".join(faults))
     settings = grader.settings
     reference = None
@@ -115,7 +117,10 @@ def reinforce(
     if recipe.lora is not None:
         vlm.model = with_adapters(vlm, recipe.lora.model_copy(update={"dropout": 0.0}))
     resumed = newest_whole(work)
-    _forget_after(logs / ROLLOUTS, 0 if resumed is None else int(resumed.rpartition("-")[2]))
+    done = 0 if resumed is None else int(resumed.rpartition("-")[2])
+    _forget_after(logs / ROLLOUTS, done)
+    curve = HeldOut(vlm, held_out, frames, grader, logs / HELD_OUT, steps=steps)
+    curve.forget_from(done)
     every = math.ceil(recipe.save_every_steps / settings.updates) * settings.updates
     whole_steps = recipe.model_copy(update={"micro_batch_size": recipe.batch_size, "save_every_steps": every})
     writer = SummaryWriter(str(logs))
@@ -127,6 +132,7 @@ def reinforce(
         grader=grader,
         reference=reference,
         rollouts=logs / ROLLOUTS,
+        curve=curve,
         model=vlm.model,
         args=trainer_arguments(vlm, whole_steps, steps=steps, seed=seed, work=work),
         train_dataset=_Numbers(len(questions)),
@@ -135,6 +141,7 @@ def reinforce(
     )
     quiet(trainer)
     trainer.train(resume_from_checkpoint=resumed)
+    trainer.measure_held_out()
     writer.close()
     points = _points(trainer.state.log_history, settings.rewards.terms)
     write_jsonl(logs / POINTS, points)
@@ -177,6 +184,7 @@ class ReinforceTrainer(StageTrainer):
         grader: Grader,
         reference: VLM | None,
         rollouts: Path,
+        curve: HeldOut,
         **arguments: Any,
     ) -> None:
         self._questions = questions
@@ -184,6 +192,7 @@ class ReinforceTrainer(StageTrainer):
         self._grader = grader
         self._reference = reference
         self._rollouts = rollouts
+        self._curve = curve
         self._measured: dict[str, float] = {}
         self._groups: list[Group] = []
         self._kept: dict[int, _Kept] = {}
@@ -201,6 +210,7 @@ class ReinforceTrainer(StageTrainer):
     ) -> torch.Tensor:
         """Sample, reward, record; then the gradients, group by group. Returns the loss of the step."""
         settings, step = self._grader.settings, self.state.global_step + 1
+        self.measure_held_out()
         if self.state.global_step % settings.updates == 0:
             self._kept.clear()
             self._groups = self._sampled(inputs["numbers"].tolist(), step)
@@ -213,6 +223,12 @@ class ReinforceTrainer(StageTrainer):
         losses = [self._learn(place, tally) for place in range(len(self._groups))]
         self._measured = measured | tally.means(clips=settings.updates > 1)
         return torch.stack(losses).sum()
+
+    def measure_held_out(self) -> None:
+        """A point of the held-out curve, if one is due after the steps so far."""
+        if self._curve.is_due(self.state.global_step):
+            with self.accelerator.autocast():
+                self._curve.measure(self.state.global_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's, with what the step's answers earned."""

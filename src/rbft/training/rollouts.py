@@ -79,27 +79,30 @@ class Grader:
         With `cut_off: masked` an answer cut at the limit is no part of its group: the others are not compared with
         it, and nothing is learnt from it. An answer whose reward cannot be computed never is.
         """
-        terms = [self.rewards(question, answer) for answer in answers]
-        totals = [self.settings.rewards.total(rewards) for rewards in terms]
+        plain = [self.alone(question, answer, step) for answer in answers]
         leaves_out = self.settings.cut_off == "masked"
-        counted = [None if leaves_out and not a.finished else t for a, t in zip(answers, totals, strict=True)]
-        rows = zip(answers, terms, totals, group_advantages(counted), strict=True)
+        counted = [None if leaves_out and not record.finished else record.reward for record in plain]
         return [
-            RolloutRecord(
-                question_id=question.question_id,
-                clip_id=question.clip_id,
-                step=step,
-                sample=number,
-                text=answer.text,
-                finished=answer.finished,
-                num_tokens=answer.num_tokens,
-                rewards=rewards,
-                reward=total,
-                advantage=advantage,
-                masked=advantage is None,
-            )
-            for number, (answer, rewards, total, advantage) in enumerate(rows)
+            record.model_copy(update={"sample": number, "advantage": advantage, "masked": advantage is None})
+            for number, (record, advantage) in enumerate(zip(plain, group_advantages(counted), strict=True))
         ]
+
+    def alone(self, question: Question, answer: Written, step: int) -> RolloutRecord:
+        """One answer as a record of its own, which nothing is learnt from."""
+        rewards = self.rewards(question, answer)
+        return RolloutRecord(
+            question_id=question.question_id,
+            clip_id=question.clip_id,
+            step=step,
+            sample=0,
+            text=answer.text,
+            finished=answer.finished,
+            num_tokens=answer.num_tokens,
+            rewards=rewards,
+            reward=self.settings.rewards.total(rewards),
+            advantage=None,
+            masked=True,
+        )
 
 
 def step_measures(groups: Sequence[Sequence[RolloutRecord]], terms: Sequence[str]) -> dict[str, float]:

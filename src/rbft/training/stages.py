@@ -14,7 +14,7 @@ from rbft.files import write_record
 from rbft.models.vlm import VLM, FrameSource
 from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.recipe import SAME_RESULT, Recipe, Reinforce
-from rbft.records import Checkpoint, Clip, Example, fingerprint
+from rbft.records import Checkpoint, Clip, Example, Question, fingerprint
 from rbft.store import CARD, Card, RunStore, check_lineage, is_sealed, publish, read_card
 from rbft.training.examples import refuse_test_clips
 from rbft.training.reinforce import reinforce
@@ -41,6 +41,8 @@ class StageJob:
     """What the child says about a clip before its label is scored; what it learns is in its examples."""
     reinforce: Reinforce | None = None
     """How a reinforce stage samples and rewards."""
+    held_out: Sequence[Question] = ()
+    """Questions about test clips that a reinforce stage's curve is of; nothing depends on them."""
 
     @property
     def key(self) -> str:
@@ -108,7 +110,10 @@ def _train(job: StageJob, vlm: VLM, frames: FrameSource, work: Path, logs: Path)
         return
     questions = label_questions(job.examples, list(job.prompts.labels))
     grader = Grader.of(job.reinforce, job.prompts)
-    reinforce(vlm, questions, frames, job.recipe, grader, steps=job.steps, seed=job.seed, work=work, logs=logs)
+    reinforce(
+        vlm, questions, frames, job.recipe, grader, steps=job.steps, seed=job.seed, work=work, logs=logs,
+        held_out=job.held_out,
+    )  # fmt: skip
 
 
 def _work(folder: Path) -> Path:
