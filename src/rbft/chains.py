@@ -10,7 +10,14 @@ from rbft.experiment import Arm, Evaluation, Stage
 from rbft.files import read_jsonl, write_jsonl
 from rbft.findings import ArmRun
 from rbft.prompts import Describing, Reasoning
-from rbft.rationales.choose import kept_by_confidence, leading_to_label, unchanged_by_hint, voted, without_contradicting
+from rbft.rationales.choose import (
+    kept_by_confidence,
+    leading_to_label,
+    unchanged_by_hint,
+    voted,
+    without_contradicting,
+    without_tags,
+)
 from rbft.rationales.generate import Request
 from rbft.records import Checkpoint, Clip, Example, Prediction, Question, Rationale, fingerprint
 from rbft.session import Session
@@ -183,6 +190,8 @@ def _rationales(session: Session, arm: Arm, number: int, seed: int) -> dict[str,
             for clip_id, free in chosen.items()
         }
         requests.append(told)
+    if stage.kind == "cot":
+        chosen = {clip_id: without_tags(r) for clip_id, r in chosen.items()}
     if stage.vote is not None or stage.hint is not None or stage.drop_contradicting:
         keys = [request.key(engine, session.experiment.sampling) for request in requests]
         _keep(

@@ -19,7 +19,7 @@ ClipProblem = Literal[
 ]  # fmt: skip
 DropReason = Literal[
     "empty", "truncated", "repeating", "refusal", "names_label", "off_template", "contradicts_label", "low_agreement",
-    "changed_by_hint", "other_label",
+    "changed_by_hint", "other_label", "holds_tags",
 ]  # fmt: skip
 RationaleFormat = Literal["P+R", "P+C+R", "P+R+C"]
 StageKind = Literal["rationale", "label", "joint", "cot", "reinforce"]

@@ -45,6 +45,7 @@ REASON_MEANINGS = {
     "contradicts_label": "argues for another label than the clip's",
     "low_agreement": "among those that several samples agreed on least",
     "changed_by_hint": "says something else once the label is told",
+    "holds_tags": "holds the tags of a reasoned answer, so that it could not be read back out of one",
     "other_label": "the model gives another label after it than the clip's",
 }
 
