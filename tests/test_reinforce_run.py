@@ -100,6 +100,21 @@ def test_every_rollout_and_every_step_is_on_disk(finished: Finished) -> None:
     assert {r.finished for r in records if parse_thought(r.text)} == {True}
 
 
+def test_the_held_out_curve_is_of_test_clips_and_on_the_page(finished: Finished) -> None:
+    """Four test clips after 0, 1, 2 and 3 steps; the page says where reward and accuracy begin and end."""
+    logs = finished.root / "logs" / finished.cards()["reinforce"].checkpoint.fingerprint
+    records = read_jsonl(logs / "held_out.jsonl", RolloutRecord)
+    tested = {prediction.clip_id for prediction in finished.predictions("reinforce")}
+    assert {record.clip_id for record in records} == tested
+    assert [record.step for record in records] == [step for step in range(4) for _ in tested]
+    ends = [[r.rewards["accuracy"] or 0.0 for r in records if r.step == step] for step in (0, 3)]
+    first, last = (sum(values) / len(values) for values in ends)
+    page = (finished.root / "report.html").read_text(encoding="utf-8")
+    assert f"held out from {first:.2f} to {last:.2f}" in page
+    assert "Mean accuracy of rb-ft+grpo, reinforce stage: from " in page
+    assert tested.isdisjoint(r.clip_id for r in read_jsonl(logs / "rollouts.jsonl", RolloutRecord))
+
+
 def test_the_report_has_its_row_and_the_stages_in_words(finished: Finished) -> None:
     assert set(finished.report.arms) == {"rb-ft", "rb-ft+grpo"}
     page = (finished.root / "report.html").read_text(encoding="utf-8")

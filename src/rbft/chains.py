@@ -12,7 +12,14 @@ from rbft.files import read_jsonl, write_jsonl
 from rbft.findings import ArmRun
 from rbft.prompts import Describing, Reasoning
 from rbft.question_findings import QuestionRun
-from rbft.rationales.choose import kept_by_confidence, leading_to_label, unchanged_by_hint, voted, without_contradicting
+from rbft.rationales.choose import (
+    kept_by_confidence,
+    leading_to_label,
+    unchanged_by_hint,
+    voted,
+    without_contradicting,
+    without_tags,
+)
 from rbft.rationales.generate import Request
 from rbft.records import Answered, Checkpoint, Clip, Example, Prediction, Question, Rationale, fingerprint
 from rbft.session import Session
@@ -25,6 +32,7 @@ from rbft.training.examples import (
     thought_examples,
     usable_clips,
 )
+from rbft.training.rollouts import label_questions
 from rbft.training.stages import StageJob, finished_stage, train_stage
 from rbft.training.supervised import num_steps
 
@@ -93,12 +101,23 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
         describing=describing_of(session, stage),
         reinforce=reinforce,
         encoder=None if reinforce is None else session.encoders.get(reinforce.encoder_used or ""),
+        held_out=_held_out(session, stage),
     )
     if job.key not in session.stages:
         what = f"{len(questions)} questions" if questions else f"{len(examples)} examples"
         title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {what}, {steps} steps"
         session.stages[job.key] = finished_stage(job, session.store) or _train(session, arm, job, title)
     return session.stages[job.key]
+
+
+def _held_out(session: Session, stage: Stage) -> list[Question]:
+    """What a reinforce stage's held-out curve is of: all that is asked about test clips; the stage draws its number."""
+    if stage.kind != "reinforce":
+        return []
+    if session.questions is not None:
+        return list(session.questions.test)
+    asked = reinforce_examples(session.manifest.of("test", labelled=True), session.prompts)
+    return label_questions(asked, list(session.prompts.labels))
 
 
 def _train(session: Session, arm: Arm, job: StageJob, title: str) -> Checkpoint:
@@ -114,7 +133,9 @@ def stage_steps(session: Session, arm: Arm, number: int, seed: int) -> int:
     stage = arm.stages[number - 1]
     if stage.match_steps_of is None:
         num_learnt = len(stage_examples(session, arm, number, seed)) + len(stage_questions(session, stage))
-        return num_steps(num_learnt, session.experiment.stage_training(stage))
+        reinforce = session.experiment.reinforce_of(stage)
+        batches = num_steps(num_learnt, session.experiment.stage_training(stage))
+        return batches * (1 if reinforce is None else reinforce.updates)
     matched = session.experiment.arm(stage.match_steps_of)
     return sum(stage_steps(session, matched, n, seed) for n in range(1, len(matched.stages) + 1))
 
@@ -205,6 +226,8 @@ def _rationales(session: Session, arm: Arm, number: int, seed: int) -> dict[str,
             for clip_id, free in chosen.items()
         }
         requests.append(told)
+    if stage.kind == "cot":
+        chosen = {clip_id: without_tags(r) for clip_id, r in chosen.items()}
     if stage.vote is not None or stage.hint is not None or stage.drop_contradicting:
         keys = [request.key(engine, session.experiment.sampling) for request in requests]
         _keep(

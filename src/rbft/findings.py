@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -23,7 +24,17 @@ from rbft.evaluation.verdict import Runs, arm_report, category_reports, compare,
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
 from rbft.rationales.audit import collapse_note, summarise
-from rbft.records import Checkpoint, Clip, LossPoint, Manifest, Prediction, Probe, Rationale, ReinforcePoint
+from rbft.records import (
+    Checkpoint,
+    Clip,
+    LossPoint,
+    Manifest,
+    Prediction,
+    Probe,
+    Rationale,
+    ReinforcePoint,
+    RolloutRecord,
+)
 from rbft.report.material import (
     ArmAnswer,
     DroppedExample,
@@ -273,19 +284,48 @@ def loss_curves(store: RunStore, chains: Mapping[str, Mapping[int, Sequence[Chec
                     points = [(point.step, point.loss) for point in read_jsonl(path, LossPoint)]
                     curves.append(LossCurve(arm=name, stage=checkpoint.stage, seed=seed, points=points))
                 if (path := logs / "reinforce.jsonl").exists():
-                    curves += _reinforce_curves(name, checkpoint.stage, seed, read_jsonl(path, ReinforcePoint))
+                    tested = logs / "held_out.jsonl"
+                    records = read_jsonl(tested, RolloutRecord) if tested.exists() else []
+                    earned = read_jsonl(path, ReinforcePoint)
+                    curves += _reinforce_curves(name, checkpoint.stage, seed, earned, records)
     return curves
 
 
-def _reinforce_curves(arm: str, stage: str, seed: int, points: Sequence[ReinforcePoint]) -> list[LossCurve]:
-    """Reward, divergence from the parent (where there is a reference) and length, by step."""
+def _reinforce_curves(
+    arm: str, stage: str, seed: int, points: Sequence[ReinforcePoint], held_out: Sequence[RolloutRecord]
+) -> list[LossCurve]:
+    """The whole reward and its terms, of sampled answers by step and of held-out ones by point; divergence, length.
+
+    The divergence from the parent is there where there is a reference.
+    """
     measures: dict[Measure, list[tuple[int, float | None]]] = {
         "reward": [(p.step, p.reward) for p in points],
+        "accuracy": [(p.step, p.rewards.get("accuracy")) for p in points],
+        "semantic": [(p.step, p.rewards.get("semantic")) for p in points],
         "kl": [(p.step, p.kl) for p in points],
         "length": [(p.step, p.num_tokens) for p in points],
     }
+    tested: dict[Measure, list[tuple[int, float]]] = {
+        "reward": _means((r.step, r.reward) for r in held_out),
+        "accuracy": _means((r.step, r.rewards.get("accuracy")) for r in held_out),
+        "semantic": _means((r.step, r.rewards.get("semantic")) for r in held_out),
+        "length": _means((r.step, float(r.num_tokens)) for r in held_out),
+    }
     known = {name: [(step, value) for step, value in values if value is not None] for name, values in measures.items()}
-    return [LossCurve(arm, stage, seed, found, measure=name) for name, found in known.items() if found]
+    return [
+        LossCurve(arm, stage, seed, found, name, tested.get(name, ()))
+        for name, found in known.items()
+        if found or tested.get(name)
+    ]
+
+
+def _means(values: Iterable[tuple[int, float | None]]) -> list[tuple[int, float]]:
+    """The mean of each step's values that could be computed."""
+    steps: dict[int, list[float]] = {}
+    for step, value in values:
+        if value is not None:
+            steps.setdefault(step, []).append(value)
+    return [(step, fmean(found)) for step, found in steps.items()]
 
 
 def _reliability(run: ArmRun) -> list[ReliabilityBin]:

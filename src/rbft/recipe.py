@@ -11,9 +11,12 @@ from rbft.arms import Section
 from rbft.rewards import RewardFormula
 
 SAME_RESULT = frozenset(
-    {"save_every_steps", "micro_batch_size", "gradient_checkpointing", "method", "compile", "rollout_batch_size"}
-)
-"""Settings that change memory and time, and nothing but the rounding of what is learnt."""
+    {
+        "save_every_steps", "micro_batch_size", "gradient_checkpointing", "method", "compile", "rollout_batch_size",
+        "held_out", "held_out_every",
+    }
+)  # fmt: skip
+"""Settings that change memory, time or what is measured, and nothing but the rounding of what is learnt."""
 
 
 ENCODER = "google/siglip2-so400m-patch14-384"
@@ -90,6 +93,13 @@ class Reinforce(Section):
         0.2, ge=0, le=1, description="share of a step's answers whose reward cannot be computed, above which it stops"
     )
     rollout_batch_size: int = Field(64, ge=1, description="answers written at once; whole groups, at least one")
+    updates: int = Field(1, ge=1, description="optimizer steps on the same answers; above 1, what they move is clipped")
+    clip: float = Field(0.2, gt=0, lt=1, description="the ratio of new to old policy counts from 1 - clip to 1 + clip")
+    clip_high: float | None = Field(None, gt=0, description="the upper end is 1 + this; empty: as `clip`")
+    held_out: int = Field(64, ge=0, description="questions about test clips that are asked now and then; 0: none")
+    held_out_every: int | None = Field(
+        None, ge=1, description="steps between two points of the held-out curve; empty: ten points a stage"
+    )
     epochs: float = Field(1.0, gt=0)
     batch_size: int = Field(8, ge=1, description="questions per optimizer step, each with `samples` answers")
     learning_rate: float = Field(1e-6, gt=0)
@@ -118,6 +128,11 @@ class Reinforce(Section):
     def encoder_used(self) -> str | None:
         """The encoder that the rewards need, None where they need none."""
         return self.encoder if self.rewards.semantic else None
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """How far the ratio of new to old policy may go, down and up."""
+        return 1 - self.clip, 1 + (self.clip if self.clip_high is None else self.clip_high)
 
     @property
     def of_recipe(self) -> dict[str, float | int]:

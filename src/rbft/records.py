@@ -19,7 +19,7 @@ ClipProblem = Literal[
 ]  # fmt: skip
 DropReason = Literal[
     "empty", "truncated", "repeating", "refusal", "names_label", "off_template", "contradicts_label", "low_agreement",
-    "changed_by_hint", "other_label", "no_reply", "not_json", "frame_count", "outside_clip", "no_thought",
+    "changed_by_hint", "other_label", "holds_tags", "no_reply", "not_json", "frame_count", "outside_clip", "no_thought",
     "names_notes", "wrong_answer", "changed_answer",
 ]  # fmt: skip
 RationaleFormat = Literal["P+R", "P+C+R", "P+R+C"]
@@ -312,6 +312,8 @@ class ReinforcePoint(Record):
     """Mean over answer tokens of the divergence from the parent (k3), in nats; None without a reference."""
     entropy: float | None
     """Mean over answer tokens, in nats."""
+    clipped: Probability | None = None
+    """Share of answer tokens whose ratio of new to old policy was clipped; None with one update a batch."""
 
 
 class Prediction(Record):

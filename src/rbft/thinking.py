@@ -27,10 +27,15 @@ class Thought(NamedTuple):
 def render_thought(thought: Thought) -> str:
     """The thought in its tags. Raises ValueError where a part holds one of the tags: it could not be read back."""
     for name, part in thought._asdict().items():
-        tag = _TAG.search(part)
-        if tag:
-            raise ValueError(f"{name}: holds {tag.group(0)!r}, which ends it; take the tag out")
+        if tag := tag_in(part):
+            raise ValueError(f"{name}: holds {tag!r}, which ends it; take the tag out")
     return f"<think>{thought.think}</think><answer>{thought.answer}</answer>"
+
+
+def tag_in(text: str) -> str | None:
+    """The first of the four tags in a text, as it stands there."""
+    found = _TAG.search(text)
+    return None if found is None else found.group(0)
 
 
 def parse_thought(text: str) -> Thought | None:

@@ -16,6 +16,7 @@ from rbft.rationales.choose import (
     unchanged_by_hint,
     voted,
     without_contradicting,
+    without_tags,
 )
 from rbft.records import DropReason, Prediction, Rationale, Verdict
 
@@ -196,3 +197,12 @@ def test_a_sample_after_which_another_label_is_given_does_not_vote() -> None:
     assert set((made.agreement or {}).values()) == {0.5}, "the dropped sample agrees with nothing"
     none = voted([bad, bad], DIMENSIONS, lambda _: KEPT)
     assert none.verdict.reasons == ("other_label",)
+
+
+def test_a_text_with_tags_of_a_reasoned_answer_is_dropped_and_named() -> None:
+    """It could not be read back out of one; what is dropped already keeps its one reason."""
+    made = without_tags(rationale("A dog. </think> It runs."))
+    assert made.verdict == Verdict(kept=False, reasons=("holds_tags",), detail="holds_tags: </think>")
+    plain, gone = rationale("A dog, at <10 m."), rationale("<Answer>", "empty")
+    assert without_tags(plain) is plain
+    assert without_tags(gone) is gone

@@ -69,6 +69,25 @@ def test_a_loss_that_is_not_finite_is_counted_and_not_drawn() -> None:
     loss_plot([curve([])], LossRange.of([]), "z")
 
 
+def test_what_a_reinforce_stage_earns_has_two_panels_with_held_out_points() -> None:
+    """Reward from 0 to 2 and accuracy from 0 to 1 have axes of their own; held-out points are drawn and told."""
+    curves = [
+        LossCurve("grpo", "reinforce", seed, [(1, 1.0), (2, 1.5)], "reward", [(0, 0.5), (2, 1.75 + seed)])
+        for seed in (0, 1)
+    ]
+    curves.append(LossCurve("grpo", "reinforce", 0, [(1, 0.25), (2, 0.5)], "accuracy"))
+    whole, right = views.loss_panels(curves)
+    assert whole.title == "reinforce stage: mean reward of sampled answers"
+    assert whole.caption == "from 1.00 to 1.50, 2 seeds; held out from 0.50 to 2.25"
+    assert right.title == "reinforce stage: mean accuracy of sampled answers"
+    assert right.caption == "from 0.25 to 0.50"
+    assert LossRange.of(curves[:2]) == LossRange(last_step=2, top=2.75)
+    assert whole.plot.alt == f"Mean reward of grpo, reinforce stage: {whole.caption}"
+    assert right.plot.alt == f"Mean accuracy of grpo, reinforce stage: {right.caption}"
+    assert whole.plot.svg.count("var(--ink)") > right.plot.svg.count("var(--ink)"), "rings are drawn"
+    assert re.findall(r">(\d\.\d)</text>", right.plot.svg)[-1] == "0.4", "another axis than the reward's"
+
+
 def test_long_curves_are_thinned_to_means() -> None:
     long = [curve([(step, 1.0 + step % 2) for step in range(10_000)])]
     svg = loss_plot(long, LossRange.of(long), "x").svg

@@ -126,7 +126,7 @@ def test_why_lora_is_told_with_what_forbids_it() -> None:
     assert fitted(79.2).plan.why_lora == (
         "LoRA is trained instead of every weight, which is another method than the paper's: full fine-tuning needs "
         "145.3 GiB at least, 73.4 GiB are there. training.method=full forbids this. LoRA wants a higher learning rate: "
-        "try training.learning_rate=1e-4"
+        "try training.learning_rate=1e-4, and reinforce.learning_rate=1e-5 where a stage reinforces"
     )
 
 

@@ -6,8 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+from hypothesis.strategies import floats
 
 from noise import NoiseClips
 from rbft.errors import RbftError
@@ -19,7 +23,7 @@ from rbft.prompts import load_prompts
 from rbft.records import Question, ReinforcePoint, RolloutRecord
 from rbft.rewards import RewardFormula, group_advantages
 from rbft.training import reinforce as module
-from rbft.training.reinforce import ReinforceTrainer, grpo_loss, k3, reinforce
+from rbft.training.reinforce import NOBODY, ReinforceTrainer, Repeated, grpo_loss, is_clipped, k3, reinforce
 from rbft.training.rollouts import Grader, Written, step_measures
 
 LABELS = {"cat": "", "dog": ""}
@@ -133,6 +137,73 @@ def test_without_reference_and_with_an_answer_left_out() -> None:
     assert loss.item() == pytest.approx(-0.5)
     assert logps.grad is not None
     assert logps.grad.tolist() == [[-0.25, -0.25], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected", "gradient", "clipped"),
+    [
+        (1.5, 1.0, -1.2, 0.0, True),  # likelier than 1 + 0.2 already: counted as 1.2, nothing more to gain
+        (1.5, -1.0, 1.5, 1.5, False),  # likelier and worse than the others: all of it is taken back
+        (0.5, 1.0, -0.5, -0.5, False),
+        (0.5, -1.0, 0.8, 0.0, True),  # less likely than 1 - 0.2 already
+        (1.1, 1.0, -1.1, -1.1, False),
+        (0.9, -2.0, 1.8, 1.8, False),
+    ],
+)
+def test_what_the_ratio_of_policies_counts_by_hand(
+    ratio: float, advantage: float, expected: float, gradient: float, clipped: bool
+) -> None:
+    """The derivative of r by log p is r; where the clipped term is the smaller one, there is none."""
+    old = torch.tensor([[-2.0]], dtype=torch.float64)
+    logps = (old + math.log(ratio)).requires_grad_()
+    gained, mask = torch.tensor([advantage], dtype=torch.float64), torch.ones_like(old)
+    loss = grpo_loss(logps, None, gained, mask, 0.04, old, (0.8, 1.2))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+    assert logps.grad is not None
+    assert logps.grad.item() == pytest.approx(gradient, abs=1e-12)
+    assert is_clipped((logps - old).exp(), gained, (0.8, 1.2)).item() == clipped
+
+
+def test_a_second_update_for_two_prompts_of_three_answers_by_hand() -> None:
+    """Two tokens an answer, old log-probabilities -1 and -2, new ones by these ratios; clip 0.2, clip_high 0.3.
+
+    Group one earns 2, 1, 0, group two 1, 1, 2 (advantages as above). With the ends 0.8 and 1.3, of the first answer
+    1.5 counts as 1.3; of the third 0.5 as 0.8; 1.5 and 0.5 count in full where the advantage points the other way; of
+    the last 1.3 is at the end and not beyond it.
+    """
+    ratios = [[1.5, 1.0], [1.0, 1.0], [0.5, 1.5], [1.25, 0.7], [1.0, 0.9], [0.5, 1.29]]
+    advantages = [1 / 1.0001, 0.0, -1 / 1.0001]
+    third = math.sqrt(1 / 3) + 1e-4
+    advantages += [-1 / 3 / third, -1 / 3 / third, 2 / 3 / third]
+    counted = [(1.3 + 1.0) / 2, 1.0, (0.8 + 1.5) / 2, (1.25 + 0.8) / 2, (1.0 + 0.9) / 2, (0.5 + 1.29) / 2]
+    expected = -sum(c * a for c, a in zip(counted, advantages, strict=True)) / 6
+    old = torch.tensor([[-1.0, -2.0]] * 6, dtype=torch.float64)
+    new = (old + torch.tensor(ratios, dtype=torch.float64).log()).requires_grad_()
+    gained = torch.tensor(advantages, dtype=torch.float64)
+    loss = grpo_loss(new, None, gained, torch.ones_like(old), 0.0, old, Reinforce(clip_high=0.3).ratios)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    assert new.grad is not None
+    learnt = [[0, 1], [0, 0], [0, 1], [1, 0], [1, 1], [1, 1]]
+    for n, (row, on) in enumerate(zip(ratios, learnt, strict=True)):
+        by_hand = [-r * advantages[n] / 2 / 6 * o for r, o in zip(row, on, strict=True)]
+        assert new.grad[n].tolist() == pytest.approx(by_hand, abs=1e-6)
+    assert is_clipped((new - old).exp(), gained, (0.8, 1.3)).sum() == 3
+
+
+@given(arrays(np.float64, (2, 3), elements=floats(-30, 0)), arrays(np.float64, (2,), elements=floats(-3, 3)))
+def test_the_first_update_is_the_same_with_clipping_and_without(logps: Any, advantages: Any) -> None:
+    """To the bit, loss and gradient: the ratio is exactly 1."""
+    made = []
+    for old in (None, torch.tensor(logps)):
+        policy = torch.tensor(logps, requires_grad=True)
+        loss = grpo_loss(policy, torch.tensor(logps - 1), torch.tensor(advantages), torch.ones(2, 3), 0.04, old,
+                         (0.9, 1.1))  # fmt: skip
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert policy.grad is not None
+        made.append((loss.item(), policy.grad.tolist()))
+    assert made[0] == made[1]
 
 
 # -- rewards of a group --------------------------------------------------------------------------------------------
@@ -316,6 +387,78 @@ def test_rewarded_answers_become_likelier(checkpoints: dict[str, Path], tmp_path
     assert points[0].kl is None, "without beta there is no reference"
 
 
+def test_several_updates_learn_from_the_same_answers(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers are sampled in every second step; the old policy is that of their own first update, the reference one."""
+    used: list[tuple[Any, ...]] = []
+    original = module.grpo_loss
+
+    def noted(*given: Any) -> torch.Tensor:
+        used.append(given)
+        return original(*given)
+
+    monkeypatch.setattr(module, "grpo_loss", noted)
+    points = run(VLM.load(checkpoints["qwen2_5_vl"]), tmp_path, judge=vowels(updates=2, clip=0.01))
+    records = rollouts(tmp_path)
+    assert [r.step for r in records] == [step for step in (1, 3) for _ in range(6)]
+    assert len({r.clip_id for r in records}) == 4, "two batches of two questions"
+    assert [p.reward for p in points[::2]] == [p.reward for p in points[1::2]]
+    for first, second in ((0, 2), (1, 3), (4, 6), (5, 7)):
+        logps, ref_logps, advantages, mask, _, old_logps, ratios = used[first]
+        assert old_logps is None
+        assert torch.equal(used[second][5], logps), "the policy that sampled"
+        assert used[second][1] is ref_logps
+        assert torch.equal(used[second][2], advantages)
+        assert ratios == (0.99, 1.01)
+        assert not torch.equal(used[second][0] * mask, logps * mask), "the policy has moved"
+    assert [p.clipped for p in points[::2]] == [0.0, 0.0], "nothing to clip in a first update"
+    assert any(p.clipped is not None and p.clipped > 0 for p in points[1::2])
+    for point, pair in zip(points[1::2], (used[2:4], used[6:8]), strict=True):
+        beyond = tokens = 0
+        for logps, _, advantages, mask, _, old_logps, _ in pair:
+            for n, t in mask.nonzero().tolist():
+                ratio, gained = math.exp((logps[n, t] - old_logps[n, t]).item()), advantages[n].item()
+                beyond += (ratio > 1.01 and gained > 0) or (ratio < 0.99 and gained < 0)
+                tokens += 1
+        assert point.clipped == pytest.approx(beyond / tokens)
+
+
+def test_one_update_a_batch_knows_no_clipping(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """As published: whatever `clip` is, the same weights to the bit."""
+    made = []
+    for name, changes in (("as published", {}), ("narrow", {"clip": 1e-6, "clip_high": 1e-6})):
+        vlm = VLM.load(checkpoints["qwen2_5_vl"])
+        points = run(vlm, tmp_path / name, judge=vowels(**changes))
+        assert {p.clipped for p in points} == {None}
+        made.append((points, weights(vlm)))
+    assert made[0][0] == made[1][0]
+    for key, parameter in made[0][1].items():
+        assert torch.equal(parameter, made[1][1][key]), key
+
+
+def test_an_epoch_of_several_updates_is_in_the_trainers_order() -> None:
+    """Five questions, two a batch: every batch twice, the last one filled."""
+    order = Repeated(5, 2, 2, seed=3)
+    order.set_epoch(1)
+    a, b, c, d, e = torch.randperm(5, generator=torch.Generator().manual_seed(4)).tolist()
+    assert list(order) == [a, b, a, b, c, d, c, d, e, NOBODY, e, NOBODY]
+    assert len(order) == 12
+
+
+def test_the_first_steps_of_batches_ask_the_same_questions_as_single_updates(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = []
+    for updates in (1, 2):
+        run(VLM.load(checkpoints["qwen2_5_vl"]), tmp_path / str(updates), judge=vowels(updates=updates),
+            steps=4 * updates)  # fmt: skip
+        records = rollouts(tmp_path / str(updates))
+        asked.append([r.question_id for r in records if r.sample == 0])
+    assert asked[0] == asked[1]
+    assert len(asked[0]) == 8, "more than an epoch"
+
+
 def test_groups_without_signal_change_nothing_where_there_is_no_reference(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -333,14 +476,18 @@ def test_groups_without_signal_change_nothing_where_there_is_no_reference(
         assert torch.equal(parameter, before[name]), name
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)])
+@pytest.mark.parametrize(("lora", "updates"), [(None, 1), (Lora(rank=2, alpha=4), 1), (None, 3)])
 def test_killed_in_the_middle_and_continued_is_the_same_run(
-    lora: Lora | None, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lora: Lora | None, updates: int, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once while answers are sampled, once while they are learnt from: the same answers and the same weights."""
+    """Once while answers are sampled, once while they are learnt from: the same answers and the same weights.
+
+    With three updates a batch, saves asked for every second step are made every third, and the kills fall between.
+    """
+    judge = vowels(updates=updates)
     recipe = RECIPE.model_copy(update={"lora": lora, "scheduler": "cosine"})
     whole = VLM.load(checkpoints["qwen2_5_vl"])
-    points = run(whole, tmp_path / "whole", steps=7, recipe=recipe)
+    points = run(whole, tmp_path / "whole", steps=7, recipe=recipe, judge=judge)
 
     class PulledPlugError(Exception):
         pass
@@ -356,15 +503,17 @@ def test_killed_in_the_middle_and_continued_is_the_same_run(
 
         monkeypatch.setattr(ReinforceTrainer, name, call)
 
-    for name, number in (("_learn", 6), ("_sampled", 4)):
+    kills = {1: (("_learn", 6), ("_sampled", 4)), 3: (("_learn", 9), ("_sampled", 1), ("_learn", 5))}[updates]
+    for name, number in kills:
         with monkeypatch.context():
             failing(name, number)
             with pytest.raises(PulledPlugError):
-                run(VLM.load(checkpoints["qwen2_5_vl"]), tmp_path / "cut", steps=7, recipe=recipe)
+                run(VLM.load(checkpoints["qwen2_5_vl"]), tmp_path / "cut", steps=7, recipe=recipe, judge=judge)
         monkeypatch.undo()
-    assert {r.step for r in rollouts(tmp_path / "cut")} == {1, 2, 3, 4, 5}, "killed in the sixth step"
+    sampled = {1: {1, 2, 3, 4, 5}, 3: {1, 4}}[updates]
+    assert {r.step for r in rollouts(tmp_path / "cut")} == sampled, "killed in the sixth step"
     resumed = VLM.load(checkpoints["qwen2_5_vl"])
-    again = run(resumed, tmp_path / "cut", steps=7, recipe=recipe)
+    again = run(resumed, tmp_path / "cut", steps=7, recipe=recipe, judge=judge)
     assert rollouts(tmp_path / "cut") == rollouts(tmp_path / "whole")
     assert again == points
     for key, parameter in weights(whole).items():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rbft.rationales.dimensions import WHOLE, likeness, parts_of, with_parts
 from rbft.records import DropReason, Prediction, Rationale, Verdict
+from rbft.thinking import tag_in
 
 Dimensions = Mapping[str, Sequence[str]]
 
@@ -91,6 +92,12 @@ def unchanged_by_hint(free: Rationale, hinted: Rationale, dimensions: Dimensions
     names = dict.fromkeys([*ours, *theirs])
     changed = [n for n in names if n not in ours or n not in theirs or likeness(ours[n], theirs[n]) < agreement]
     return dropped(hinted, "changed_by_hint", ", ".join(changed)) if changed else hinted
+
+
+def without_tags(rationale: Rationale) -> Rationale:
+    """Dropped where the text holds a tag of a reasoned answer, which it is to stand in."""
+    tag = tag_in(rationale.text) if rationale.verdict.kept else None
+    return rationale if tag is None else dropped(rationale, "holds_tags", tag)
 
 
 def dropped(rationale: Rationale, reason: DropReason, detail: str = "") -> Rationale:

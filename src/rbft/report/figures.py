@@ -72,21 +72,29 @@ class LossRange:
     @classmethod
     def of(cls, curves: Iterable[LossCurve]) -> LossRange:
         """The range that holds every finite point of `curves`."""
-        pairs = [(step, loss) for curve in curves for step, loss in curve.points if math.isfinite(loss)]
+        pairs = [
+            (step, loss) for curve in curves for step, loss in (*curve.points, *curve.held_out) if math.isfinite(loss)
+        ]
         return cls(max((step for step, _ in pairs), default=1), max((loss for _, loss in pairs), default=1.0))
 
 
 def loss_plot(curves: Sequence[LossCurve], shared: LossRange, slot: str) -> Plot:
-    """One panel: loss or reward of one stage of one arm, a line for each seed. `slot` makes its SVG ids unique."""
+    """One panel: loss or what is earned in one stage of one arm, a line for each seed, held-out points as rings on a
+    dashed line. `slot` makes its SVG ids unique.
+    """
     figure, axes = _panel(2.5, 1.75)
+    first = curves[0]
     for curve in curves:
         steps, losses = _thinned(curve.points)
         marker = "o" if len(steps) == 1 else None
         axes.plot(steps, losses, color=_ARM, linewidth=1.4, alpha=0.8, marker=marker, markersize=4)
-    axes.set_xlim(0, max(shared.last_step, 1) * 1.02)
+        if curve.held_out:
+            at, values = zip(*curve.held_out, strict=True)
+            axes.plot(at, values, color=_INK, linewidth=0.9, linestyle=(0, (3, 3)), marker="o", markersize=3.5,
+                      markerfacecolor="none", zorder=3)  # fmt: skip
+    axes.set_xlim(-0.02 * shared.last_step if first.held_out else 0, max(shared.last_step, 1) * 1.02)
     axes.set_ylim(0, (shared.top or 1.0) * 1.06)
     axes.set_xlabel("optimizer step", color=_MUTED)
-    first = curves[0]
     name, unit = _MEASURES[first.measure]
     axes.set_ylabel(unit, color=_MUTED)
     axes.grid(axis="y", color=_RULE, linewidth=0.7)
@@ -96,6 +104,8 @@ def loss_plot(curves: Sequence[LossCurve], shared: LossRange, slot: str) -> Plot
 _MEASURES: dict[Measure, tuple[str, str]] = {
     "loss": ("Training loss", "loss, nats"),
     "reward": ("Mean reward", "mean reward"),
+    "accuracy": ("Mean accuracy", "mean accuracy"),
+    "semantic": ("Mean semantic reward", "mean semantic reward"),
     "kl": ("Divergence from the parent", "KL, nats a token"),
     "length": ("Mean length", "tokens an answer"),
 }
@@ -112,6 +122,10 @@ def loss_summary(curves: Sequence[LossCurve]) -> str:
         first, last = np.mean(ends, axis=0)
         seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
         text = f"from {first:.2f} to {last:.2f}{seeds}"
+    tested = [(curve.held_out[0][1], curve.held_out[-1][1]) for curve in curves if curve.held_out]
+    if tested:
+        first, last = np.mean(tested, axis=0)
+        text += f"; held out from {first:.2f} to {last:.2f}"
     return text + (f"; {broken} values are not finite and not drawn" if broken else "")
 
 

@@ -57,6 +57,7 @@ REASON_MEANINGS = {
     "names_notes": "speaks of captions or notes and not of the video",
     "wrong_answer": "does not lead to the true answer",
     "changed_answer": "the revision came to another answer",
+    "holds_tags": "holds the tags of a reasoned answer, so that it could not be read back out of one",
     "other_label": "the model gives another label after it than the clip's",
 }
 

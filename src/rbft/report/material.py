@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from rbft.records import LeftOut, Verdict
 
-Measure = Literal["loss", "reward", "kl", "length"]
+Measure = Literal["loss", "reward", "accuracy", "semantic", "kl", "length"]
 
 
 @dataclass(frozen=True)
 class LossCurve:
     """One stage of one arm under one seed: (optimizer step, what was measured) in step order.
 
-    Loss and `kl`, the divergence from the stage's parent, in nats; reward and length (tokens) as means over answers.
+    Loss and `kl`, the divergence from the stage's parent, in nats; rewards and length (tokens) as means over answers.
     """
 
     arm: str
@@ -27,6 +27,8 @@ class LossCurve:
     seed: int
     points: Sequence[tuple[int, float]]
     measure: Measure = "loss"
+    held_out: Sequence[tuple[int, float]] = ()
+    """The same of greedy answers about test clips, at a few steps."""
 
 
 @dataclass(frozen=True)

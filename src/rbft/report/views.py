@@ -143,7 +143,7 @@ class Panel:
 
 
 def loss_panels(curves: Sequence[LossCurve]) -> list[Panel]:
-    """A panel for each stage of each arm; panels of the same stage share their axes."""
+    """A panel for each measure of each stage of each arm; panels of one kind share their axes."""
     groups: dict[tuple[str, str, Measure], list[LossCurve]] = {}
     for curve in curves:
         groups.setdefault((curve.arm, curve.stage, curve.measure), []).append(curve)
@@ -159,6 +159,8 @@ def loss_panels(curves: Sequence[LossCurve]) -> list[Panel]:
 _MEASURED: dict[Measure, str] = {
     "loss": "",
     "reward": ": mean reward of sampled answers",
+    "accuracy": ": mean accuracy of sampled answers",
+    "semantic": ": mean semantic reward of sampled answers",
     "kl": ": divergence from its parent",
     "length": ": length of sampled answers",
 }

@@ -300,7 +300,8 @@ def _why_lora(chooser: Chooser, short: Peak | None) -> str:
     return (
         f"LoRA is trained instead of every weight, which is another method than the paper's: full fine-tuning needs "
         f"{size(short.total)} at least, {size(max(0, chooser.device.budget))} are there. "
-        "training.method=full forbids this. LoRA wants a higher learning rate: try training.learning_rate=1e-4"
+        "training.method=full forbids this. LoRA wants a higher learning rate: try training.learning_rate=1e-4, "
+        "and reinforce.learning_rate=1e-5 where a stage reinforces"
     )
 
 

@@ -1,21 +1,23 @@
 """A reinforce stage: group relative policy optimisation (GRPO) of answers to questions about clips.
 
 As VideoRFT does it (arXiv 2505.12434): a group of sampled answers to each question, advantages within the group, the k3
-estimate of the divergence from the parent, one update for each batch (so clipping has nothing to clip). A clip is read
-once to sample a group, once by the policy and once by the reference; all three get the same tensors.
+estimate of the divergence from the parent, one update for each batch (so clipping has nothing to clip). With
+`updates` above 1 a batch is learnt from several times, with PPO's clipping (arXiv 1707.06347). A clip is read once to
+sample a group, once by the reference and once by the policy for each update; all get the same tensors.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers.integrations import TensorBoardCallback
 
@@ -28,6 +30,7 @@ from rbft.models.vlm import VLM, Encoded, FrameSource
 from rbft.recipe import Recipe
 from rbft.records import Question, ReinforcePoint, RolloutRecord
 from rbft.rewards import ungradable
+from rbft.training.held_out import HELD_OUT, HeldOut
 from rbft.training.rollouts import Grader, Written, step_measures
 from rbft.training.supervised import (
     SealSaves,
@@ -39,6 +42,8 @@ from rbft.training.supervised import (
 )
 
 ROLLOUTS, POINTS = "rollouts.jsonl", "reinforce.jsonl"
+NOBODY = -1
+"""Stands for no question where a batch is short."""
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------
@@ -56,17 +61,30 @@ def grpo_loss(
     advantages: torch.Tensor,
     mask: torch.Tensor,
     beta: float,
+    old_logps: torch.Tensor | None = None,
+    ratios: tuple[float, float] = (0.0, math.inf),
 ) -> torch.Tensor:
-    """Mean over answers of the mean over their tokens of -(p / p_old · advantage - beta · k3).
+    """Mean over answers of the mean over their tokens of -(min(r · advantage, clip(r) · advantage) - beta · k3).
 
-    logps, ref_logps (None: no reference), mask [N, A] with 1 at an answer's tokens; advantages [N]. The old policy is
-    the one that is updated, so p / p_old is 1 and has the gradient of log p. An answer without tokens counts as 0.
+    logps, ref_logps (None: no reference), mask [N, A] with 1 at an answer's tokens; advantages [N]. r = p / p_old, and
+    clip(r) holds it within `ratios`. Without `old_logps` the old policy is the one that is updated: r is 1, has the
+    gradient of log p, and is never clipped. An answer without tokens counts as 0.
     """
-    ratio = (logps - logps.detach()).exp()
-    per_token = -ratio * advantages[:, None]
+    gained = advantages[:, None]
+    ratio = (logps - (logps.detach() if old_logps is None else old_logps)).exp()
+    per_token = -ratio * gained
+    if old_logps is not None:
+        per_token = torch.where(is_clipped(ratio, advantages, ratios), -ratio.clamp(*ratios) * gained, per_token)
     if ref_logps is not None:
         per_token = per_token + beta * k3(logps, ref_logps)
     return ((per_token * mask).sum(-1) / mask.sum(-1).clamp(min=1)).mean()
+
+
+def is_clipped(ratio: torch.Tensor, advantages: torch.Tensor, ratios: tuple[float, float]) -> torch.Tensor:
+    """Where nothing is learnt any more, bool [N, A]: a token already likelier, or less likely, than it is to become."""
+    lowest, highest = ratios
+    gained = advantages[:, None]
+    return ((ratio > highest) & (gained > 0)) | ((ratio < lowest) & (gained < 0))
 
 
 # -- training ------------------------------------------------------------------------------------------------------
@@ -83,14 +101,15 @@ def reinforce(
     seed: int,
     work: Path,
     logs: Path,
+    held_out: Sequence[Question] = (),
 ) -> list[ReinforcePoint]:
     """Train `vlm` in place for `steps` optimizer steps; continue from the newest whole checkpoint in `work`.
 
-    Writes TensorBoard files, `rollouts.jsonl` (every sampled answer) and `reinforce.jsonl` (every step) to `logs`.
-    Raises RbftError where a question's own answer earns nothing, where too few rewards can be computed, or where the
-    loss is not a number.
+    Writes TensorBoard files, `rollouts.jsonl` (every sampled answer), `held_out.jsonl` (the answers to `held_out`,
+    which is never learnt from) and `reinforce.jsonl` (every step) to `logs`. Raises RbftError where a question's own
+    answer earns nothing, where too few rewards can be computed, or where the loss is not a number.
     """
-    if faults := ungradable(questions):
+    if faults := ungradable([*questions, *held_out]):
         raise RbftError("\n".join(faults))
     settings = grader.settings
     reference = None
@@ -99,8 +118,12 @@ def reinforce(
     if recipe.lora is not None:
         vlm.model = with_adapters(vlm, recipe.lora.model_copy(update={"dropout": 0.0}))
     resumed = newest_whole(work)
-    _forget_after(logs / ROLLOUTS, 0 if resumed is None else int(resumed.rpartition("-")[2]))
-    whole_steps = recipe.model_copy(update={"micro_batch_size": recipe.batch_size})
+    done = 0 if resumed is None else int(resumed.rpartition("-")[2])
+    _forget_after(logs / ROLLOUTS, done)
+    curve = HeldOut(vlm, held_out, frames, grader, logs / HELD_OUT, steps=steps)
+    curve.forget_from(done)
+    every = math.ceil(recipe.save_every_steps / settings.updates) * settings.updates
+    whole_steps = recipe.model_copy(update={"micro_batch_size": recipe.batch_size, "save_every_steps": every})
     writer = SummaryWriter(str(logs))
     trainer = ReinforceTrainer(
         vlm=vlm,
@@ -110,14 +133,16 @@ def reinforce(
         grader=grader,
         reference=reference,
         rollouts=logs / ROLLOUTS,
+        curve=curve,
         model=vlm.model,
         args=trainer_arguments(vlm, whole_steps, steps=steps, seed=seed, work=work),
         train_dataset=_Numbers(len(questions)),
-        data_collator=lambda numbers: {"numbers": torch.tensor(numbers)},
+        data_collator=lambda numbers: {"numbers": torch.tensor([n for n in numbers if n != NOBODY])},
         callbacks=[SealSaves(), TensorBoardCallback(writer)],
     )
     quiet(trainer)
     trainer.train(resume_from_checkpoint=resumed)
+    trainer.measure_held_out()
     writer.close()
     points = _points(trainer.state.log_history, settings.rewards.terms)
     write_jsonl(logs / POINTS, points)
@@ -135,6 +160,9 @@ class Group:
     answers: Sequence[Sampled]
     records: Sequence[RolloutRecord]
 
+    def __repr__(self) -> str:
+        return f"Group({self.clip!r}, {len(self.answers)} answers)"
+
     @property
     def learnt(self) -> list[tuple[torch.Tensor, float]]:
         """Tokens and advantage of the answers that are learnt from."""
@@ -143,7 +171,11 @@ class Group:
 
 
 class ReinforceTrainer(StageTrainer):
-    """The Trainer whose step samples answers, rewards them, and learns from how they compare."""
+    """The Trainer whose step samples answers, rewards them, and learns from how they compare.
+
+    With several updates only the first step of a batch samples. Saves are made between batches, so that whoever goes
+    on from one never needs answers that are gone.
+    """
 
     def __init__(
         self,
@@ -153,6 +185,7 @@ class ReinforceTrainer(StageTrainer):
         grader: Grader,
         reference: VLM | None,
         rollouts: Path,
+        curve: HeldOut,
         **arguments: Any,
     ) -> None:
         self._questions = questions
@@ -160,24 +193,43 @@ class ReinforceTrainer(StageTrainer):
         self._grader = grader
         self._reference = reference
         self._rollouts = rollouts
+        self._curve = curve
         self._measured: dict[str, float] = {}
+        self._groups: list[Group] = []
+        self._kept: dict[int, _Kept] = {}
         super().__init__(**arguments)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The Trainer's order; with several updates every batch so many times."""
+        updates = self._grader.settings.updates
+        if updates == 1:
+            return super()._get_train_sampler(train_dataset)
+        return Repeated(len(self._questions), self._recipe.batch_size, updates, seed=self.args.data_seed)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Sample, reward, record; then the gradients, group by group. Returns the loss of the step."""
-        step = self.state.global_step + 1
-        groups = self._sampled(inputs["numbers"].tolist(), step)
-        self._check_scored(groups, step)
-        with JsonlAppender(self._rollouts) as file:
-            file.append(record for group in groups for record in group.records)
-        self._measured = step_measures([group.records for group in groups], self._grader.settings.rewards.terms)
+        settings, step = self._grader.settings, self.state.global_step + 1
+        self.measure_held_out()
+        if self.state.global_step % settings.updates == 0:
+            self._kept.clear()
+            self._groups = self._sampled(inputs["numbers"].tolist(), step)
+            self._check_scored(self._groups, step)
+            with JsonlAppender(self._rollouts) as file:
+                file.append(record for group in self._groups for record in group.records)
+        measured = step_measures([group.records for group in self._groups], settings.rewards.terms)
         model.train()
         tally = _Tally()
-        losses = [self._learn(group, len(groups), tally) for group in groups]
-        self._measured |= tally.means()
+        losses = [self._learn(place, tally) for place in range(len(self._groups))]
+        self._measured = measured | tally.means(clips=settings.updates > 1)
         return torch.stack(losses).sum()
+
+    def measure_held_out(self) -> None:
+        """A point of the held-out curve, if one is due after the steps so far."""
+        if self._curve.is_due(self.state.global_step):
+            with self.accelerator.autocast():
+                self._curve.measure(self.state.global_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's, with what the step's answers earned."""
@@ -224,25 +276,33 @@ class ReinforceTrainer(StageTrainer):
                 f"{most:g}. Mend these clips, or leave the term out"
             )
 
-    def _learn(self, group: Group, num_groups: int, tally: _Tally) -> torch.Tensor:
+    def _learn(self, place: int, tally: _Tally) -> torch.Tensor:
         """Add the gradients of one group to those of the step; its share of the step's loss."""
-        settings, learnt = self._grader.settings, group.learnt
+        settings, group = self._grader.settings, self._groups[place]
+        learnt = group.learnt
         if not learnt or (settings.beta == 0 and not any(advantage for _, advantage in learnt)):
             return torch.zeros((), device=self.args.device)
-        answers = [tokens for tokens, _ in learnt]
+        answers, kept = [tokens for tokens, _ in learnt], self._kept.get(place)
         with self.accelerator.autocast():
-            reference = self._reference_of(group.clip, answers)
+            reference = self._reference_of(group.clip, answers) if kept is None else kept.reference
             policy = score_group(self._vlm, group.clip, answers, temperature=settings.temperature)
         advantages = torch.tensor([a for _, a in learnt], device=policy.mask.device)
-        kept = None if reference is None else reference.log_probabilities
-        loss = grpo_loss(policy.log_probabilities, kept, advantages, policy.mask, settings.beta)
-        loss = loss * len(learnt) / len(group.answers) / num_groups
+        ref_logps = None if reference is None else reference.log_probabilities
+        old_logps = None if kept is None else kept.old
+        logps = policy.log_probabilities
+        loss = grpo_loss(logps, ref_logps, advantages, policy.mask, settings.beta, old_logps, settings.ratios)
+        loss = loss * len(learnt) / len(group.answers) / len(self._groups)
         if not torch.isfinite(loss):
             raise RbftError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was saved after it. "
                 "Lower reinforce.learning_rate, or look at the clips of this stage"
             )
-        tally.add(policy, kept)
+        tally.add(policy, ref_logps)
+        if old_logps is not None:
+            ratio = (logps.detach() - old_logps).exp()
+            tally.clipped += float((is_clipped(ratio, advantages, settings.ratios) * policy.mask).sum())
+        elif settings.updates > 1:
+            self._kept[place] = _Kept(logps.detach(), reference)
         self.accelerator.backward(loss)
         return loss.detach()
 
@@ -272,11 +332,52 @@ class _Numbers(Dataset[int]):
         return index
 
 
+class Repeated(Sampler[int]):
+    """An epoch in the Trainer's own seeded order, every batch `times` times; a short one is filled with NOBODY.
+
+    Given the epoch, the order is always the same, so a stage continues.
+    """
+
+    def __init__(self, length: int, batch_size: int, times: int, *, seed: int) -> None:
+        self._length, self._batch_size, self._times, self._seed = length, batch_size, times, seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return math.ceil(self._length / self._batch_size) * self._batch_size * self._times
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next iteration is; called by the Trainer."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        order = torch.randperm(self._length, generator=generator).tolist()
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            for _ in range(self._times):
+                yield from batch
+                yield from [NOBODY] * (self._batch_size - len(batch))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Of a group, for its later updates: log-probabilities [G, A] of the policy that sampled it, and the reference's.
+
+    The policy's are those of the first update's own pass, in which nothing has been learnt from the group yet.
+    """
+
+    old: torch.Tensor
+    reference: GroupLogProbs | None
+
+    def __repr__(self) -> str:
+        return f"_Kept(old={list(self.old.shape)})"
+
+
 class _Tally:
     """Sums over the tokens that a step learns from."""
 
     def __init__(self) -> None:
-        self._tokens = self._entropy = 0.0
+        self._tokens = self._entropy = self.clipped = 0.0
         self._kl: float | None = None
 
     def add(self, policy: GroupLogProbs, ref_logps: torch.Tensor | None) -> None:
@@ -287,12 +388,13 @@ class _Tally:
             divergence = k3(policy.log_probabilities.detach(), ref_logps) * policy.mask
             self._kl = (self._kl or 0.0) + float(divergence.sum())
 
-    def means(self) -> dict[str, float]:
-        """Means over tokens; empty where nothing was learnt from."""
+    def means(self, *, clips: bool) -> dict[str, float]:
+        """Means over tokens, `clips`: with the clipped share; empty where nothing was learnt from."""
         if not self._tokens:
             return {}
         kl = {} if self._kl is None else {"kl": self._kl / self._tokens}
-        return {"entropy": self._entropy / self._tokens, **kl}
+        clipped = {"clipped": self.clipped / self._tokens} if clips else {}
+        return {"entropy": self._entropy / self._tokens, **kl, **clipped}
 
 
 def _frozen(vlm: VLM) -> VLM:
@@ -321,4 +423,4 @@ def _points(history: Sequence[dict[str, Any]], terms: Sequence[str]) -> list[Rei
     ]
 
 
-_MEASURED = ("reward", "spread", "without_signal", "cut_off", "unscored", "num_tokens", "kl", "entropy")
+_MEASURED = ("reward", "spread", "without_signal", "cut_off", "unscored", "num_tokens", "kl", "entropy", "clipped")

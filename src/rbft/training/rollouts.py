@@ -118,14 +118,24 @@ class Grader:
         With `cut_off: masked` an answer cut at the limit is no part of its group: the others are not compared with
         it, and nothing is learnt from it. An answer whose reward cannot be computed never is.
         """
+        plain = self._records(question, answers, step)
+        leaves_out = self.settings.cut_off == "masked"
+        counted = [None if leaves_out and not record.finished else record.reward for record in plain]
+        return [
+            record.model_copy(update={"advantage": advantage, "masked": advantage is None})
+            for record, advantage in zip(plain, group_advantages(counted), strict=True)
+        ]
+
+    def alone(self, question: Question, answer: Written, step: int) -> RolloutRecord:
+        """One answer as a record of its own, which nothing is learnt from."""
+        return self._records(question, [answer], step)[0]
+
+    def _records(self, question: Question, answers: Sequence[Written], step: int) -> list[RolloutRecord]:
+        """What each answer earns, before they are compared."""
         terms = [self.rewards(question, answer) for answer in answers]
         if self.encoder is not None:
             alike = self.semantics(question, answers, self.encoder)
             terms = [rewards | {"semantic": value} for rewards, value in zip(terms, alike, strict=True)]
-        totals = [self.settings.rewards.total(rewards) for rewards in terms]
-        leaves_out = self.settings.cut_off == "masked"
-        counted = [None if leaves_out and not a.finished else t for a, t in zip(answers, totals, strict=True)]
-        rows = zip(answers, terms, totals, group_advantages(counted), strict=True)
         return [
             RolloutRecord(
                 question_id=question.question_id,
@@ -136,11 +146,11 @@ class Grader:
                 finished=answer.finished,
                 num_tokens=answer.num_tokens,
                 rewards=rewards,
-                reward=total,
-                advantage=advantage,
-                masked=advantage is None,
+                reward=self.settings.rewards.total(rewards),
+                advantage=None,
+                masked=True,
             )
-            for number, (answer, rewards, total, advantage) in enumerate(rows)
+            for number, (answer, rewards) in enumerate(zip(answers, terms, strict=True))
         ]
 
 

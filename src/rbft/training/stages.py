@@ -48,6 +48,8 @@ class StageJob:
     """How a reinforce stage samples and rewards."""
     encoder: EncoderFiles | None = None
     """What its rewards compare texts with clips by; None where they do not."""
+    held_out: Sequence[Question] = ()
+    """Questions about test clips that a reinforce stage's curve is of; nothing depends on them."""
 
     @property
     def learnt(self) -> list[Example | Question]:
@@ -126,7 +128,10 @@ def _train(job: StageJob, vlm: VLM, frames: FrameSource, work: Path, logs: Path)
     questions = job.questions or label_questions(job.examples, list(job.prompts.labels))
     encoder = None if job.encoder is None else ClipTextEncoder.load(job.encoder, frames)
     grader = Grader.of(job.reinforce, job.prompts, encoder)
-    reinforce(vlm, questions, frames, job.recipe, grader, steps=job.steps, seed=job.seed, work=work, logs=logs)
+    reinforce(
+        vlm, questions, frames, job.recipe, grader, steps=job.steps, seed=job.seed, work=work, logs=logs,
+        held_out=job.held_out,
+    )  # fmt: skip
 
 
 def _work(folder: Path) -> Path:
