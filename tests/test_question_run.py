@@ -156,8 +156,9 @@ def test_rollouts_are_asked_as_the_test_is(
     monkeypatch.setattr(Grader, "group", _interrupt)
     assert run(files, tmp_path, *settings) == 130
     prompts = load_prompts("brief", persona="", labels={})
-    assert asked
-    assert set(asked) <= {question_prompt(prompts, q) for q in questions}
+    held_out = [row.question for row in read_questions(files.test).rows]
+    assert {question_prompt(prompts, q) for q in held_out} <= set(asked), "the held-out curve asks them"
+    assert set(asked) <= {question_prompt(prompts, q) for q in [*questions, *held_out]}
 
 
 def _interrupt(*_: object) -> Any:
