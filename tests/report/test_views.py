@@ -81,11 +81,19 @@ def test_what_a_reinforce_stage_earns_has_two_panels_with_held_out_points() -> N
     assert whole.caption == "from 1.00 to 1.50, 2 seeds; held out from 0.50 to 2.25"
     assert right.title == "reinforce stage: mean accuracy of sampled answers"
     assert right.caption == "from 0.25 to 0.50"
-    assert LossRange.of(curves[:2]) == LossRange(last_step=2, top=2.75)
+    assert LossRange.of(curves[:2]) == LossRange(last_step=2, top=2.75, bottom=0.5)
     assert whole.plot.alt == f"Mean reward of grpo, reinforce stage: {whole.caption}"
     assert right.plot.alt == f"Mean accuracy of grpo, reinforce stage: {right.caption}"
     assert whole.plot.svg.count("var(--ink)") > right.plot.svg.count("var(--ink)"), "rings are drawn"
-    assert re.findall(r">(\d\.\d)</text>", right.plot.svg)[-1] == "0.4", "another axis than the reward's"
+    assert LossRange.of(curves[2:]) == LossRange(last_step=2, top=0.5, bottom=0.25), "another axis than the reward's"
+
+
+def test_what_answers_earn_is_drawn_as_means_of_a_few_steps() -> None:
+    """A step has few answers: 200 of 0 and 1 in turn are drawn, and told, as 20 means of ten."""
+    noisy = LossCurve("grpo", "reinforce", 0, [(step, float(step % 2)) for step in range(200)], "reward")
+    assert loss_summary([noisy]) == "from 0.50 to 0.50"
+    assert LossRange.of([noisy]) == LossRange(last_step=199, top=0.5, bottom=0.5)
+    loss_plot([noisy], LossRange.of([noisy]), "x")
 
 
 def test_long_curves_are_thinned_to_means() -> None:

@@ -36,6 +36,8 @@ _STYLE = {
     "path.simplify": True,
 }
 MAX_CURVE_POINTS = 240
+MAX_EARNED_POINTS = 20
+"""Of what sampled answers earn: a step has few of them, so that single steps say little."""
 MAX_STRIP_FRAMES = 6
 _STRIP_BOX = (232, 176)
 _STRIP_BYTES = 110_000
@@ -68,14 +70,16 @@ class LossRange:
 
     last_step: int
     top: float
+    bottom: float = 0.0
 
     @classmethod
     def of(cls, curves: Iterable[LossCurve]) -> LossRange:
-        """The range that holds every finite point of `curves`."""
-        pairs = [
-            (step, loss) for curve in curves for step, loss in (*curve.points, *curve.held_out) if math.isfinite(loss)
-        ]
-        return cls(max((step for step, _ in pairs), default=1), max((loss for _, loss in pairs), default=1.0))
+        """The range that holds everything that is drawn; that of what answers earn need not begin at 0."""
+        curves = list(curves)
+        values = [v for c in curves for v in (*_thinned(c)[1], *(value for _, value in c.held_out))]
+        steps = [step for curve in curves for step, _ in (*curve.points[-1:], *curve.held_out[-1:])]
+        earned = any(curve.measure in _EARNED for curve in curves)
+        return cls(max(steps, default=1), max(values, default=1.0), min(values, default=0.0) if earned else 0.0)
 
 
 def loss_plot(curves: Sequence[LossCurve], shared: LossRange, slot: str) -> Plot:
@@ -85,7 +89,7 @@ def loss_plot(curves: Sequence[LossCurve], shared: LossRange, slot: str) -> Plot
     figure, axes = _panel(2.5, 1.75)
     first = curves[0]
     for curve in curves:
-        steps, losses = _thinned(curve.points)
+        steps, losses = _thinned(curve)
         marker = "o" if len(steps) == 1 else None
         axes.plot(steps, losses, color=_ARM, linewidth=1.4, alpha=0.8, marker=marker, markersize=4)
         if curve.held_out:
@@ -93,7 +97,8 @@ def loss_plot(curves: Sequence[LossCurve], shared: LossRange, slot: str) -> Plot
             axes.plot(at, values, color=_INK, linewidth=0.9, linestyle=(0, (3, 3)), marker="o", markersize=3.5,
                       markerfacecolor="none", zorder=3)  # fmt: skip
     axes.set_xlim(-0.02 * shared.last_step if first.held_out else 0, max(shared.last_step, 1) * 1.02)
-    axes.set_ylim(0, (shared.top or 1.0) * 1.06)
+    margin = 0.06 * (shared.top - shared.bottom or 1.0)
+    axes.set_ylim(shared.bottom - margin if shared.bottom else 0, shared.top + margin)
     axes.set_xlabel("optimizer step", color=_MUTED)
     name, unit = _MEASURES[first.measure]
     axes.set_ylabel(unit, color=_MUTED)
@@ -110,13 +115,14 @@ _MEASURES: dict[Measure, tuple[str, str]] = {
     "length": ("Mean length", "tokens an answer"),
 }
 """What a curve shows, in words, and the name of its axis."""
+_EARNED = ("reward", "accuracy", "semantic")
 
 
 def loss_summary(curves: Sequence[LossCurve]) -> str:
     """Where the curves begin and end, averaged over seeds, and how many points could not be drawn."""
-    finite = [[loss for _, loss in curve.points if math.isfinite(loss)] for curve in curves]
-    ends = [(losses[0], losses[-1]) for losses in finite if losses]
-    broken = sum(len(curve.points) for curve in curves) - sum(map(len, finite))
+    drawn = [_thinned(curve)[1] for curve in curves]
+    ends = [(losses[0], losses[-1]) for losses in drawn if losses]
+    broken = sum(not math.isfinite(loss) for curve in curves for _, loss in curve.points)
     text = f"no finite {curves[0].measure} was logged"
     if ends:
         first, last = np.mean(ends, axis=0)
@@ -129,11 +135,13 @@ def loss_summary(curves: Sequence[LossCurve]) -> str:
     return text + (f"; {broken} values are not finite and not drawn" if broken else "")
 
 
-def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    """At most MAX_CURVE_POINTS points: the means of equal runs of finite points."""
-    finite = np.array([(step, loss) for step, loss in points if math.isfinite(loss)], dtype=np.float64).reshape(-1, 2)
-    if len(finite) > MAX_CURVE_POINTS:
-        finite = np.array([part.mean(axis=0) for part in np.array_split(finite, MAX_CURVE_POINTS)])
+def _thinned(curve: LossCurve) -> tuple[list[float], list[float]]:
+    """A bounded number of points: the means of equal runs of finite ones."""
+    most = MAX_EARNED_POINTS if curve.measure in _EARNED else MAX_CURVE_POINTS
+    finite = np.array([(step, loss) for step, loss in curve.points if math.isfinite(loss)], dtype=np.float64)
+    finite = finite.reshape(-1, 2)
+    if len(finite) > most:
+        finite = np.array([part.mean(axis=0) for part in np.array_split(finite, most)])
     return finite[:, 0].tolist(), finite[:, 1].tolist()
 
 
