@@ -72,6 +72,9 @@ def test_every_fault_of_a_file_in_one_message(tmp_path: Path, capfd: pytest.Capt
         ({"clips": "a", "engine": {}}, "engine: nobody writes; give `model` (local), `endpoint` and `model`"),
         ({"clips": "a", "engine": {"model": "m", "endpoint": "https://me:pw@x/v1"}}, "endpoint holds a user, a passw"),
         ({"clips": "a", "engine": {"model": "m", "endpoint": "https://x/v1", "input_price": 1}}, "input_price and out"),
+        ({"clips": "a", "engine": {"model": "m", "endpoint": "http://x:99999/v1"}}, "it holds no space, and a port is"),
+        ({"clips": "a", "engine": {"model": "m", "endpoint": "http://x:80a/v1"}}, "it holds no space, and a port is a"),
+        ({"clips": "a", "engine": {"model": "m", "endpoint": "http://x/v1 y"}}, "it holds no space, and a port is a n"),
         ({"clips": "a", "labels": ["a"], "engine": {"model": "x"}}, "one label ('a') cannot be classified"),
         ([], "a curation is a mapping of names to values"),
     ],
@@ -105,6 +108,20 @@ def test_engines_that_are_not_there_are_named_together(tmp_path: Path, capfd: py
         "chain: no file 'none.yaml'; give a file or one of default, brief",
     ):
         assert f"rbft: {line}\n" in told
+
+
+@pytest.mark.parametrize("key", ["kéy", "…", "two\nlines"])
+def test_what_no_header_can_hold_is_no_key(
+    key: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBFT_SOME_KEY", key)
+    engine = {"endpoint": "http://localhost:1/v1", "model": "m", "key_from": "RBFT_SOME_KEY"}
+    assert command("curate", str(write(tmp_path, {"clips": "clips.csv", "engine": engine}))) == 2
+    told = capfd.readouterr().err
+    assert (
+        "the environment variable RBFT_SOME_KEY holds no key: there are line breaks in it, or letters outside" in told
+    )
+    assert key not in told
 
 
 def test_the_help_teaches(capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -20,6 +20,14 @@ from rbft.section import Section
 BUILT_IN_CHAINS = ("default", "brief")
 MAX_FAILED_IN_A_ROW = 10
 """Asks in a row without any answer after which an endpoint counts as gone."""
+
+
+def _has_a_port(address: SplitResult) -> bool:
+    """Whether the port of an address is one, or is left out."""
+    try:
+        return address.port != 0
+    except ValueError:
+        return False
 
 
 class Engine(Section):
@@ -67,6 +75,10 @@ class Engine(Section):
         address = urlsplit(self.endpoint)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError(f"endpoint {self.endpoint!r} is no address; it begins with http:// or https://")
+        if not self.endpoint.isprintable() or " " in self.endpoint or not _has_a_port(address):
+            raise ValueError(
+                f"endpoint {self.endpoint!r} is no address; it holds no space, and a port is a number up to 65535"
+            )
         if address.username or address.password or address.query:
             raise ValueError(
                 "endpoint holds a user, a password or a query, which would be written down; put the key into the "

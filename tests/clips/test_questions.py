@@ -1,5 +1,6 @@
 """Files of questions: what is written is read again, in either layout; faults by line; clips by path and window."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbft.clips.grouped import Bad
 from rbft.clips.questions import QuestionRow, find_videos, read_questions, write_questions
 from rbft.clips.videorft import row_of, write_videorft
 from rbft.errors import ManifestError
@@ -17,7 +19,7 @@ ROWS = st.lists(
     st.builds(
         QuestionRow,
         question_id=TEXT,
-        path=TEXT,
+        path=TEXT.filter(lambda path: "\0" not in path),
         start=st.none() | st.floats(0, 5),
         end=st.none() | st.floats(6, 1e6),
         kind=st.sampled_from(("multiple choice", "numerical", "regression", "OCR", "free-form", "label")),
@@ -93,3 +95,22 @@ def test_clips_are_found_once_and_stay_in_the_folder(tmp_path: Path) -> None:
     assert [(clip.clip_id, clip.end) for clip in found.listing.rows] == [("a/b.mp4", None), ("a/b.mp4@0-2", 2.0)]
     assert [row.question_id for row in found.missing] == ["4"]
     assert [row.question_id for row in found.outside] == ["5", "6"]
+
+
+def test_paths_that_no_file_system_knows_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    ours = {"question_id": "a", "path": "a\0.mp4", "kind": "free-form", "text": "x", "answer": "a dog"}
+    theirs = {
+        "problem_id": 1, "problem": "x", "data_type": "video", "problem_type": "free-form", "options": [],
+        "solution": "<answer>a dog</answer>", "path": "a\0.mp4", "data_source": "s",
+    }  # fmt: skip
+    for row in (ours, theirs):
+        path.write_text(json.dumps(row), encoding="utf-8")
+        [bad] = read_questions(path).bad
+        assert bad.detail == "path holds a null character, which no path does"
+    path.write_text(json.dumps(theirs | {"path": "a.mp4", "problem": ""}), encoding="utf-8")
+    [bad] = read_questions(path).bad
+    assert bad == Bad("q.jsonl: problem 1", "fields", "text: string should have at least 1 character")
+    path.write_text(json.dumps(ours | {"path": "x" * 400}), encoding="utf-8")
+    rows = read_questions(path).rows
+    assert find_videos(path, rows, tmp_path).missing == rows

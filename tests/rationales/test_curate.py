@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rbft.clips.frames import Frames
 from rbft.curation import Curation as Settings
 from rbft.curation import Engine as EngineSettings
 from rbft.curation import load_chain
+from rbft.errors import EngineError
 from rbft.files import read_jsonl
 from rbft.progress import Reporter
 from rbft.prompts import load_prompts
@@ -310,3 +312,18 @@ def test_the_funnel_counts_every_question_once_and_every_reason(tmp_path: Path) 
     assert report.notes == (
         "noted", "every thought that is kept leads to 'dog'; a model that learns them answers nothing else",
     )  # fmt: skip
+
+
+def test_a_step_that_answers_nothing_stops_the_work_and_says_why(tmp_path: Path) -> None:
+    items = [item(name) for name in "abc"]
+    silent = chain(reason=Says(lambda _: None, "r2"))
+    said = (
+        "reason: r2 answered none of 3 questions; the last: gone. Mend that; what other steps wrote is kept, and the "
+        "same command continues"
+    )
+    with pytest.raises(EngineError, match=re.escape(said)):
+        curate(items, silent, tmp_path, Frozen(), Reporter())
+    assert len(read_jsonl(tmp_path / "represent.jsonl", StepAnswer)) == 3
+    represent = Says(lambda _: GOOD_JSON, "r1")
+    made = curate(items, chain(represent), tmp_path, Frozen(), Reporter())
+    assert not represent.asked and all(one.verdict.kept for one in made.items)

@@ -138,6 +138,35 @@ def test_what_the_server_refuses_is_not_sent_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[1, 2]", "the response has no choices"),
+        (b"null", "the response has no choices"),
+        (b'{"choices": "abc"}', "the response has no choices"),
+        (b'{"choices": [{}]}', "the response has no text"),
+        (b'{"choices": [{"message": {"content": [1]}}]}', "the response's text is none: [1]"),
+    ],
+)
+def test_a_response_of_another_shape_is_no_answer(body: bytes, said: str) -> None:
+    with scripted(lambda *_: body) as server:
+        assert only(engine(server, retries=0)) == Unanswered(said, unreachable=True)
+
+
+@pytest.mark.parametrize("usage", ["[1]", "7", '{"prompt_tokens": "many", "completion_tokens": null}', "null"])
+def test_tokens_that_are_no_numbers_are_not_counted(usage: str) -> None:
+    body = f'{{"choices": [{{"finish_reason": "stop", "message": {{"content": "good"}}}}], "usage": {usage}}}'
+    with scripted(lambda *_: body.encode()) as server:
+        assert only(engine(server)) == Reply("good", True)
+
+
+def test_half_an_emoji_becomes_a_question_mark() -> None:
+    """A lone surrogate, which no file of UTF-8 can hold, would stop the work at every attempt."""
+    with scripted(lambda *_: completion("good \ud83d")) as server:
+        reply = only(engine(server))
+    assert isinstance(reply, Reply) and reply.text == "good ?"
+
+
+@pytest.mark.parametrize(
     ("status", "changes", "text"),
     [
         (401, {"key_from": "MY_KEY"}, "status 401: the key in $MY_KEY is not accepted; set that environment variable, "

@@ -79,6 +79,16 @@ def test_text_alone_is_written_as_the_model_would_one_by_one(family: str, checkp
         assert vlm.text_of(output[0, len(row) :].tolist()) == text.text
 
 
+def test_a_text_may_hold_what_unicode_takes_for_a_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"id": "a", "text": "one\u2028two\x85three"}\r\n{"id": "b", "text": "x"}\n', encoding="utf-8")
+    asks = [Ask("k1", "a", "p"), Ask("k2", "b", "p")]
+    assert [reply for _, reply in FileEngine(path).replies(asks)] == [
+        Reply("one\u2028two\x85three", True),
+        Reply("x", True),
+    ]
+
+
 def test_a_local_engine_counts_tokens_and_refuses_control_tokens_of_others() -> None:
     vlm = VLM.load("embedded")
     settings = EngineSettings(model="embedded", max_new_tokens=60, batch_size=2)

@@ -32,6 +32,12 @@ class QuestionRow(Record):
     """Kinds of question as its benchmark names them; the first is what the mean over categories is taken over."""
 
     @model_validator(mode="after")
+    def _path_can_be_one(self) -> QuestionRow:
+        if "\0" in self.path:
+            raise ValueError("path holds a null character, which no path does")
+        return self
+
+    @model_validator(mode="after")
     def _window_has_a_length(self) -> QuestionRow:
         if self.end is not None and self.end <= (self.start or 0.0):
             raise ValueError(f"end {self.end:g} is not after start {self.start or 0:g}")
@@ -77,7 +83,14 @@ def read_questions(path: Path) -> QuestionRows:
     """Read rows of the layout that the first line has. Bad rows are listed; raises ManifestError for no UTF-8 text."""
     if _is_videorft(path):
         found = read_videorft(path)
-        return QuestionRows(tuple(_of(row.question) for row in found.rows), found.bad)
+        made, unfit = [], list(found.bad)
+        for published in found.rows:
+            try:
+                made.append(_of(published.question))
+            except ValidationError as error:
+                place = f"{path.name}: problem {published.problem_id!r}"
+                unfit += [Bad(place, "fields", _fault(fault["loc"], fault["msg"])) for fault in error.errors()]
+        return QuestionRows(tuple(made), tuple(unfit))
     rows: dict[str, QuestionRow] = {}
     places: dict[str, str] = {}
     bad: list[Bad] = []
@@ -144,7 +157,7 @@ def find_videos(source: Path, rows: Sequence[QuestionRow], folder: Path) -> Vide
         place = Path(os.path.realpath(folder / row.path))
         if not str(place).startswith(root):
             outside.append(row)
-        elif not place.is_file():
+        elif not os.path.isfile(place):  # noqa: PTH113 - a name that is too long is no file, and no error
             missing.append(row)
         else:
             clip = Row(row.clip_id, place, row.path, f"question {row.question_id}", start=row.start, end=row.end)

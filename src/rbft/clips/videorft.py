@@ -37,6 +37,12 @@ class VideoRFTRow(Record):
     data_source: str
 
     @model_validator(mode="after")
+    def _path_can_be_one(self) -> Self:
+        if "\0" in self.path:
+            raise ValueError("path holds a null character, which no path does")
+        return self
+
+    @model_validator(mode="after")
     def _has_one_answer(self) -> Self:
         if not _SOLUTION.fullmatch(self.solution):
             raise ValueError(f"solution {self.solution!r:.80} is not one <answer>…</answer> and nothing else")

@@ -49,7 +49,7 @@ def find_encoder(name_or_folder: str) -> EncoderFiles:
     """Find an encoder and look at its configuration, without loading it; raises CheckpointError."""
     source = resolve(name_or_folder, embedded="encoder")
     try:
-        config = AutoConfig.from_pretrained(source.folder)
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _unusable(source, error) from error
     if config.model_type not in FAMILIES:
@@ -88,8 +88,8 @@ class ClipTextEncoder:
         folder = files.source.folder
         try:
             with no_bars():
-                model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-            processor = AutoProcessor.from_pretrained(folder)
+                model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise _unusable(files.source, error) from error
         return cls(model.to(device).eval(), processor, frames)

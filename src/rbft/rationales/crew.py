@@ -136,6 +136,11 @@ def _key(engine: EngineSettings) -> str:
             f"the environment variable {engine.key_from} is empty; put the key of {engine.endpoint} into it, "
             "or leave out key_from where the server needs none"
         )
+    if not key.isascii() or not key.isprintable():
+        raise ExperimentError(
+            f"the environment variable {engine.key_from} holds no key: there are line breaks in it, or letters outside "
+            f"ASCII; put the key of {engine.endpoint} into it as the server gave it"
+        )
     return key
 
 

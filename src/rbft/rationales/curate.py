@@ -14,6 +14,7 @@ from typing import Literal
 from rbft.answers import AuditThresholds, audit
 from rbft.asking import question_prompt
 from rbft.curation import CurationPrompts
+from rbft.errors import EngineError
 from rbft.files import JsonlAppender, read_jsonl
 from rbft.models.vlm import FrameSource
 from rbft.progress import Reporter
@@ -303,6 +304,12 @@ class _Run:
                         self.asked += 1
                         said[ask.key] = answer
                     advance(1)
+        silent = [answer for answer in said.values() if isinstance(answer, Unanswered)]
+        if name != "repair" and 1 < len(silent) == len(said):  # one alone may be what the server cannot take
+            raise EngineError(
+                f"{name}: {engine.name} answered none of {len(silent):,} {unit}; the last: {silent[-1].detail}. "
+                "Mend that; what other steps wrote is kept, and the same command continues"
+            )
         self.used[step] += [answer for answer in said.values() if isinstance(answer, StepAnswer)]
         return said
 

@@ -195,19 +195,22 @@ def retry_after(header: str | None, now: float | None = None) -> float | None:
 def _read(response: Any, attempt: int, used: list[int]) -> Reply | str:
     """The text of a response, or what is wrong with it. `used` sums the tokens of the attempts."""
     usage = getattr(response, "usage", None)
-    if usage is not None:
-        used[0] += usage.prompt_tokens or 0
-        used[1] += usage.completion_tokens or 0
+    for place, name in enumerate(("prompt_tokens", "completion_tokens")):
+        count = getattr(usage, name, None)
+        used[place] += count if isinstance(count, int) else 0
     choices = getattr(response, "choices", None)
-    if not choices:
+    if not isinstance(choices, list) or not choices:
         return "the response has no choices"
-    message = choices[0].message
-    if message is None or message.content is None:
+    message = getattr(choices[0], "message", None)
+    content = getattr(message, "content", None)
+    if content is None:
         refusal = getattr(message, "refusal", None)
-        return f"declined: {_short(refusal)}" if refusal else "the response has no text"
+        return f"declined: {_short(str(refusal))}" if refusal else "the response has no text"
+    if not isinstance(content, str):
+        return f"the response's text is none: {_short(repr(content))}"
     finished = choices[0].finish_reason != "length"
     told, written = (used[0], used[1]) if any(used) else (None, None)
-    return Reply(str(message.content).strip(), finished, told, written, attempt)
+    return Reply(_writable(content).strip(), finished, told, written, attempt)
 
 
 def _client(settings: EngineSettings, key: str) -> Any:
@@ -221,4 +224,9 @@ def _client(settings: EngineSettings, key: str) -> Any:
 
 
 def _short(text: str) -> str:
-    return " ".join(text.split())[:200]
+    return _writable(" ".join(text.split())[:200])
+
+
+def _writable(text: str) -> str:
+    """The text without halves of characters (a lone surrogate, where a server cut an emoji), which no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

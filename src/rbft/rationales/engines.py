@@ -158,7 +158,7 @@ def read_answers(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     faults: list[str] = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
