@@ -82,7 +82,7 @@ class LocalEngine:
             ordered = sorted((ask for ask in asks if (ask.clip_id is not None) == with_clip), key=self._size)
             for start in range(0, len(ordered), self._settings.batch_size):
                 batch = ordered[start : start + self._settings.batch_size]
-                yield from (self._with_clips if with_clip else self._without)(batch, self._how(start))
+                yield from (self._with_clips if with_clip else self._without)(batch, self._how(batch[0].key))
 
     def _size(self, ask: Ask) -> tuple[int, str]:
         if ask.clip_id is None:
@@ -90,8 +90,9 @@ class LocalEngine:
         plan = self._frames.plan(ask.clip_id)
         return plan.num_frames * plan.width * plan.height, ask.key
 
-    def _how(self, seed: int) -> dict[str, Any]:
-        settings = self._settings
+    def _how(self, key: str) -> dict[str, Any]:
+        """How a batch is written; its seed follows from what is asked first, and not from what was there already."""
+        settings, seed = self._settings, int(fingerprint(key)[:8], 16)
         how = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature or 0.0}
         return how | {"top_p": settings.top_p, "seed": seed}
 
