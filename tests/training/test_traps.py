@@ -3,6 +3,7 @@
 Tests of this file stand without a path.
 
 frames reach the semantic reward with colours turned over, or 0-255 read as 0-1
+    tests/models/test_encoder.py::test_one_frame_is_the_models_own_cosine
     tests/models/test_encoder.py::test_values_of_0_to_255_are_read_as_such
     tests/test_semantic_run.py::test_the_reward_is_that_of_the_frames_and_the_thought
 a reward that cannot be computed becomes 0
@@ -29,7 +30,6 @@ another prompt in fine-tuning, reinforcement or evaluation
     test_another_template_is_another_stage_and_other_answers
 the first "." cuts "A." or "3.5"
     tests/test_describing.py::test_sentences
-    tests/test_describing.py::test_what_opens_a_thought_is_no_description
 the semantic reward counts for wrong answers, too
     tests/training/test_semantic.py::test_describing_parts_of_a_group_are_compared_at_once_each_once
     tests/training/test_semantic.py::test_without_the_gate_wrong_answers_are_compared_too
