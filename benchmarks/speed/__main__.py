@@ -18,8 +18,8 @@ from benchmarks.speed.page import REPORTS, write_page
 from rbft.files import read_record
 
 PHASES = (
-    "read", "passes", "collate", "vision", "label_step", "rationale_step", "score", "generate", "rollout", "growth",
-    "job",
+    "read", "passes", "collate", "vision", "label_step", "rationale_step", "score", "generate", "rollout",
+    "reinforce_step", "growth", "job",
 )  # fmt: skip
 
 

@@ -58,8 +58,12 @@ class ClipFrames:
         self._cache, self._plans = cache, plans
 
     def read(self, clip_id: str) -> Frames:
-        """Frames of one clip, mapped from disk; raises StoreError where they are not there, or damaged."""
-        return self._cache.read(self._entry(clip_id)[0])
+        """Frames of one clip, mapped from disk; raises StoreError, naming it, where they are not there, or damaged."""
+        key = self._entry(clip_id)[0]
+        try:
+            return self._cache.read(key)
+        except StoreError as error:
+            raise StoreError(f"clip {show(clip_id)}: {error}") from None
 
     def plan(self, clip_id: str) -> FramePlan:
         """The plan that a clip's frames were read by; raises StoreError for a clip that was not read."""
