@@ -42,28 +42,33 @@ class GroupLogProbs:
     """Of a group's answers to one clip, all [G, A] float32: log-probability and entropy where each token was chosen."""
 
     log_probabilities: torch.Tensor
-    entropy: torch.Tensor
+    entropy: torch.Tensor | None
     mask: torch.Tensor
     """1 at the tokens of an answer, 0 behind shorter ones."""
 
 
-def score_group(vlm: VLM, clip: Encoded, answers: Sequence[torch.Tensor], *, temperature: float) -> GroupLogProbs:
+def score_group(
+    vlm: VLM, clip: Encoded, answers: Sequence[torch.Tensor], *, temperature: float, with_entropy: bool = True
+) -> GroupLogProbs:
     """Log-probabilities of the tokens of a group's answers int64 [A_i], with gradients where they are on.
 
-    One pass for all of them, in which clip and prompt are read once: the answers follow as one tree.
+    One pass for all of them, in which clip and prompt are read once: the answers follow as one tree. The entropy takes
+    a second look at every row of the vocabulary; without it there is None.
     """
     tree = AnswerTree.of([answer.tolist() for answer in answers])
     logits = tree_logits(vlm, [clip], tree)[0].float() / temperature
     rows, tokens = torch.tensor(tree.edges, device=logits.device).T
     normalised = logits.log_softmax(-1)
-    with torch.no_grad():
-        entropy = -(normalised.exp() * normalised).sum(-1)[rows]
     edges = normalised[rows, tokens]
     longest = max(len(path) for path in tree.paths)
     paths = torch.tensor([[*path, *[0] * (longest - len(path))] for path in tree.paths], device=logits.device)
     lengths = torch.tensor([len(path) for path in tree.paths], device=logits.device)
     mask = (torch.arange(longest, device=logits.device) < lengths[:, None]).float()
-    return GroupLogProbs(edges[paths] * mask, entropy[paths] * mask, mask)
+    entropy = None
+    if with_entropy:
+        with torch.no_grad():
+            entropy = -(normalised.exp() * normalised).sum(-1)[rows][paths] * mask
+    return GroupLogProbs(edges[paths] * mask, entropy, mask)
 
 
 @dataclass(frozen=True)

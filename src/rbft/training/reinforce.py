@@ -316,7 +316,9 @@ class ReinforceTrainer(StageTrainer):
         if self._reference is None:
             off = self._vlm.model.disable_adapter()
         with off:
-            return score_group(self._reference or self._vlm, clip, answers, temperature=settings.temperature)
+            return score_group(
+                self._reference or self._vlm, clip, answers, temperature=settings.temperature, with_entropy=False
+            )
 
 
 class _Numbers(Dataset[int]):
@@ -383,6 +385,7 @@ class _Tally:
     def add(self, policy: GroupLogProbs, ref_logps: torch.Tensor | None) -> None:
         """One group's tokens."""
         self._tokens += float(policy.mask.sum())
+        assert policy.entropy is not None, "it is asked for of the policy"
         self._entropy += float(policy.entropy.sum())
         if ref_logps is not None:
             divergence = k3(policy.log_probabilities.detach(), ref_logps) * policy.mask
