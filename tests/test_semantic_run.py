@@ -132,8 +132,9 @@ def test_nothing_is_loaded_where_no_formula_uses_it(experiment: Path, monkeypatc
 
 @pytest.mark.parametrize("which", ["missing", "vlm"])
 def test_a_wrong_encoder_stops_before_any_work(
-    which: str, experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    which: str, experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     folder = tmp_path / which
     expected = f"{folder}: no such model folder; give a folder, a Hugging Face name, or `embedded`"
     if which == "vlm":
