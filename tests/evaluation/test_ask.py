@@ -328,6 +328,8 @@ def test_what_else_is_refused(yard: Path, tmp_path: Path) -> None:
     assert faults(yard, tmp_path, model=str(run)) == [
         f"{run}: a run directory; name one of its checkpoints: checkpoints/ holds k1"
     ]
+    with pytest.raises(UserError, match=r"^--out .*run: is the folder of a run; name another one, there or to be made$"):
+        ask("embedded", yard / "questions.jsonl", out=run)
 
 
 def test_prompts_that_ask_no_questions(yard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
