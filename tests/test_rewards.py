@@ -268,6 +268,7 @@ def test_a_term_that_counts_and_is_none_makes_the_reward_none(terms: set[str], m
         ({"semantic": -1}, "greater than or equal to 0"),
         ({"semantics": 1}, "Extra inputs are not permitted"),
         ({"accuracy": math.inf}, "finite number"),
+        ({"format": 1e308, "accuracy": 1e308}, "less than or equal to 1000000"),
     ],
 )
 def test_a_formula_that_makes_no_sense_is_refused(given_: dict[str, object], message: str) -> None:

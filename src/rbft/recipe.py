@@ -95,7 +95,7 @@ class Reinforce(Section):
     rollout_batch_size: int = Field(64, ge=1, description="answers written at once; whole groups, at least one")
     updates: int = Field(1, ge=1, description="optimizer steps on the same answers; above 1, what they move is clipped")
     clip: float = Field(0.2, gt=0, lt=1, description="the ratio of new to old policy counts from 1 - clip to 1 + clip")
-    clip_high: float | None = Field(None, gt=0, description="the upper end is 1 + this; empty: as `clip`")
+    clip_high: float | None = Field(None, gt=0, le=1_000_000, description="the upper end is 1 + this; empty: as `clip`")
     held_out: int = Field(64, ge=0, description="questions about test clips that are asked now and then; 0: none")
     held_out_every: int | None = Field(
         None, ge=1, description="steps between two points of the held-out curve; empty: ten points a stage"

@@ -13,7 +13,7 @@ import statistics
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -189,15 +189,19 @@ def dimensions_named(think: str | None, dimensions: Mapping[str, Sequence[str]])
 # -- the formula ---------------------------------------------------------------------------------------------------
 
 
+Weight = Annotated[float, Field(ge=0, le=1_000_000)]
+"""Only the ratio of weights matters, and sums of far larger ones are no numbers any more."""
+
+
 class RewardFormula(Section):
     """The weight of every term in an answer's reward; 0 leaves it out. VideoRFT's is `semantic: 1` beside the rest."""
 
-    format: float = Field(1.0, ge=0, description="the whole answer is <think>…</think><answer>…</answer>")
-    accuracy: float = Field(1.0, ge=0, description="the answer is right, by type of question")
-    semantic: float = Field(0.0, ge=0, description="the reasoning describes the clip: similarity of text and frames")
-    length: float = Field(0.0, ge=0, description="right, and within `length_tokens`")
-    label_free: float = Field(0.0, ge=0, description="the reasoning names no label")
-    dimensions: float = Field(0.0, ge=0, description="share of the rationale's dimensions the reasoning speaks of")
+    format: Weight = Field(1.0, description="the whole answer is <think>…</think><answer>…</answer>")
+    accuracy: Weight = Field(1.0, description="the answer is right, by type of question")
+    semantic: Weight = Field(0.0, description="the reasoning describes the clip: similarity of text and frames")
+    length: Weight = Field(0.0, description="right, and within `length_tokens`")
+    label_free: Weight = Field(0.0, description="the reasoning names no label")
+    dimensions: Weight = Field(0.0, description="share of the rationale's dimensions the reasoning speaks of")
     semantic_gate: bool = Field(True, description="`semantic` counts only for answers with accuracy above 0")
     length_tokens: tuple[int, int] = Field((320, 512), description="shortest and longest answer that `length` rewards")
 

@@ -226,13 +226,15 @@ def test_a_base_model_is_asked_as_in_the_paper_unless_told_otherwise() -> None:
 # -- refusals ------------------------------------------------------------------------------------------------------
 
 
-def faults(yard: Path, tmp_path: Path, *more: str, model: str = "embedded", file: Path | None = None) -> list[str]:
+def faults(
+    yard: Path, tmp_path: Path, *more: str, model: str = "embedded", file: Path | None = None, out: Path | None = None
+) -> list[str]:
     """What the command says where it refuses; nothing is written or loaded."""
     from rbft.errors import UserError
     from rbft.evaluation.ask import ask as ask_questions
 
     with pytest.raises(UserError) as caught:
-        ask_questions(model, file or yard / "questions.jsonl", videos=yard, out=tmp_path / "refused")
+        ask_questions(model, file or yard / "questions.jsonl", videos=yard, out=out or tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     return caught.value.faults
 
@@ -327,6 +329,9 @@ def test_what_else_is_refused(yard: Path, tmp_path: Path) -> None:
     (run / "checkpoints" / "k1").mkdir(parents=True)
     assert faults(yard, tmp_path, model=str(run)) == [
         f"{run}: a run directory; name one of its checkpoints: checkpoints/ holds k1"
+    ]
+    assert faults(yard, tmp_path, out=run) == [
+        f"--out {run}: is the folder of a run; name another one, there or to be made"
     ]
 
 

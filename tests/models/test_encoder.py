@@ -77,6 +77,16 @@ def cosines_of_the_model(folder: Path, images: list[Image.Image], texts: list[st
 
 
 @pytest.mark.parametrize("family", ENCODERS)
+def test_autocast_around_it_changes_nothing(folders: dict[str, Path], family: str) -> None:
+    """A held-out curve is asked under autocast, rollouts are not."""
+    plain, _ = loaded(folders[family], {"a": frames()})
+    within, _ = loaded(folders[family], {"a": frames()})
+    right = plain.similarities("a", TEXTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert within.similarities("a", TEXTS) == right
+
+
+@pytest.mark.parametrize("family", ENCODERS)
 def test_one_frame_is_the_models_own_cosine(folders: dict[str, Path], family: str) -> None:
     data = frames(num=1)
     encoder, _ = loaded(folders[family], {"a": data})

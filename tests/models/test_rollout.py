@@ -9,6 +9,7 @@ import torch
 
 from factories import FAMILY_NAMES
 from noise import noise_clip
+from rbft.errors import RbftError
 from rbft.models.rollout import Sampled, draws_of, next_tokens, sample_groups
 from rbft.models.score import score_group
 from rbft.models.vlm import VLM, Encoded
@@ -37,6 +38,23 @@ def test_the_token_at_a_draws_place_by_hand() -> None:
     assert next_tokens(logits.repeat(4, 1), draws, 0.85).tolist() == [1, 1, 2, 2]
     assert next_tokens(logits.repeat(2, 1), torch.tensor([0.89, 0.91]), 1.0).tolist() == [2, 0]
     assert next_tokens(logits[None], torch.tensor([0.99]), 0.5).tolist() == [1], "one token always counts"
+
+
+def test_a_row_of_no_numbers_gives_a_token_that_is_there() -> None:
+    """An index outside is a device-side assert on a GPU, which no message can follow."""
+    assert 0 <= int(next_tokens(torch.full((1, 3), torch.nan), torch.tensor([0.5]), 0.9)) < 3
+
+
+def test_weights_that_are_no_numbers_are_told_and_not_sampled(checkpoints: dict[str, Path]) -> None:
+    vlm = VLM.load(checkpoints[FAMILY_NAMES[0]])
+    with pytest.raises(
+        RbftError, match=r"no numbers at temperature 1e-300.*Raise reinforce\.temperature, or lower the"
+    ):
+        sampled(vlm, two_clips(vlm), temperature=1e-300)
+    with torch.no_grad():
+        next(vlm.model.lm_head.parameters()).fill_(torch.nan)
+    with pytest.raises(RbftError, match="or training has broken the weights"):
+        sampled(vlm, two_clips(vlm))
 
 
 def test_what_is_drawn_is_distributed_as_the_model_says() -> None:

@@ -285,6 +285,15 @@ def test_a_loss_that_is_not_a_number_stops_before_anything_is_saved(
     assert not list((tmp_path / "work").glob("checkpoint-*"))
 
 
+def test_weights_that_a_last_step_breaks_are_not_saved(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """The loss is finite, a gradient is not: the next loss would tell, but there is none."""
+    vlm = VLM.load(checkpoints["qwen2_5_vl"])
+    next(vlm.model.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(RbftError, match=r"no numbers any more after step 1 \(first .*\), and are not saved\. Lower"):
+        run(vlm, RECIPE, tmp_path, steps=1)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_answers_end_together_and_prompts_are_not_learnt(checkpoints: dict[str, Path]) -> None:
     vlm = VLM.load(checkpoints["qwen2_5_vl"])
     batch = Collator(vlm, NoiseClips(vlm.grid))(examples(2))

@@ -154,6 +154,8 @@ def _look_up(
     except ManifestError as error:
         faults += error.faults
     faults += folder_faults(out, "--out")
+    if is_run(out):
+        faults.append(f"--out {show(out)}: is the folder of a run; name another one, there or to be made")
     listing, missing, outside = find_videos(file, rows, videos)
     faults += first_of(
         [f"question {show(repr(r.question_id))}: {show(r.path)} lies outside {show(videos)}" for r in outside],

@@ -95,12 +95,16 @@ class ClipTextEncoder:
         return cls(model.to(device).eval(), processor, frames)
 
     def similarities(self, clip_id: str, texts: Sequence[str]) -> list[float | None]:
-        """The cosine of the clip with each text, -1 to 1; None where it is not a number."""
+        """The cosine of the clip with each text, -1 to 1; None where it is not a number.
+
+        In the encoder's own precision, so that whoever asks under autocast gets the same.
+        """
         if not texts:
             return []
-        clip = self._clip(clip_id)
         different = list(dict.fromkeys(texts))
-        cosines = cosine_similarity(self.embed_texts(different), clip[None], dim=-1, eps=0.0).tolist()
+        with torch.autocast(self._model.device.type, enabled=False):
+            clip = self._clip(clip_id)
+            cosines = cosine_similarity(self.embed_texts(different), clip[None], dim=-1, eps=0.0).tolist()
         found = {text: None if math.isnan(cosine) else cosine for text, cosine in zip(different, cosines, strict=True)}
         return [found[text] for text in texts]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rbft.errors import RbftError
 from rbft.models.generate import end_tokens
 from rbft.models.vlm import VLM, Encoded
 
@@ -42,7 +43,8 @@ def sample_groups(
     """A group of answers for every clip; `draws` [G, T] for each decide how many, how long at most, and which.
 
     The log-probabilities are those of the model at `temperature` over its whole vocabulary: `top_p` and the tokens
-    that stand for pixels, which are never drawn, change what is drawn and not what it is worth.
+    that stand for pixels, which are never drawn, change what is drawn and not what it is worth. Raises RbftError where
+    the model gives no probabilities, as weights that are no numbers do not.
     """
     samples = len(draws[0])
     drawn = torch.cat(list(draws)).to(vlm.device)
@@ -67,20 +69,28 @@ def sample_groups(
             use_cache=True,
         )  # fmt: skip
         logits, cache = output.logits[:, -1], output.past_key_values
-    rows = [_cut(t, w, ends) for t, w in zip(torch.stack(tokens, 1).cpu(), torch.stack(worth, 1).cpu(), strict=True)]
+    drawn_tokens, worths = torch.stack(tokens, 1).cpu(), torch.stack(worth, 1).cpu()
+    if worths.isnan().any():
+        raise RbftError(
+            f"the probabilities of the next word are no numbers at temperature {temperature:g}: the temperature is too "
+            "low, or training has broken the weights. Raise reinforce.temperature, or lower the learning rate of this "
+            "stage and of those before it"
+        )
+    rows = [_cut(t, w, ends) for t, w in zip(drawn_tokens, worths, strict=True)]
     return [rows[start : start + samples] for start in range(0, len(rows), samples)]
 
 
 def next_tokens(logits: torch.Tensor, draws: torch.Tensor, top_p: float) -> torch.Tensor:
     """The token at each draw's place in the distribution of its row: logits [R, V], draws [R] in 0..1, int64 [R].
 
-    Of each row only the most probable tokens that together reach `top_p` count.
+    Of each row only the most probable tokens that together reach `top_p` count. Any token where the row holds NaN: an
+    index outside would end a GPU's whole process.
     """
     probabilities, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
     reached = probabilities.cumsum(-1)
     kept = reached - probabilities < top_p
     mass = (probabilities * kept).sum(-1)
-    place = (reached <= (draws * mass)[:, None]).sum(-1).clamp(max=kept.sum(-1) - 1)
+    place = (reached <= (draws * mass)[:, None]).sum(-1).clamp(max=kept.sum(-1) - 1).clamp(min=0)
     return order.gather(-1, place[:, None])[:, 0]
 
 

@@ -107,7 +107,7 @@ def reinforce(
 
     Writes TensorBoard files, `rollouts.jsonl` (every sampled answer), `held_out.jsonl` (the answers to `held_out`,
     which is never learnt from) and `reinforce.jsonl` (every step) to `logs`. Raises RbftError where a question's own
-    answer earns nothing, where too few rewards can be computed, or where the loss is not a number.
+    answer earns nothing, where too few rewards can be computed, or where the loss or a weight is not a number.
     """
     if faults := ungradable([*questions, *held_out]):
         raise RbftError("\n".join(faults))
@@ -142,6 +142,7 @@ def reinforce(
     )
     quiet(trainer)
     trainer.train(resume_from_checkpoint=resumed)
+    trainer.check_weights()
     trainer.measure_held_out()
     writer.close()
     points = _points(trainer.state.log_history, settings.rewards.terms)

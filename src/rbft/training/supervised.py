@@ -56,7 +56,8 @@ def train(
     """Train `vlm` in place for `steps` optimizer steps; continue from the newest whole checkpoint in `work`.
 
     `packed`: the clips of a micro-batch share one row without padding (None: on a GPU, where the model allows it).
-    Writes TensorBoard files and `losses.jsonl` to `logs`. Raises RbftError where the loss is not a number.
+    Writes TensorBoard files and `losses.jsonl` to `logs`. Raises RbftError where the loss or a weight is not a
+    number.
     """
     on_gpu = vlm.device.type == "cuda"
     packed = on_gpu and can_pack(vlm) if packed is None else packed
@@ -80,6 +81,7 @@ def train(
     quiet(trainer)
     with packed_language(base) if packed else nullcontext():
         trainer.train(resume_from_checkpoint=newest_whole(work))
+    trainer.check_weights()
     writer.close()
     points = [
         LossPoint(step=entry["step"], loss=entry["loss"], learning_rate=entry["learning_rate"])
@@ -118,9 +120,20 @@ class StageTrainer(Trainer):
         The Trainer's way renames parameters on saving and, on resuming, silently keeps the base weights of those that
         it then cannot find (transformers 5.23, Qwen2.5-VL).
         """
+        self.check_weights()
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_trained(self.model), folder / TRAINED_FILE)
+
+    def check_weights(self) -> None:
+        """Raises RbftError for weights that are no numbers, which a step of finite loss may leave behind."""
+        trained = _trained(self.model)
+        broken = next((name for name, tensor in trained.items() if not torch.isfinite(tensor).all()), None)
+        if broken is not None:
+            raise RbftError(
+                f"the weights are no numbers any more after step {self.state.global_step} (first {broken}), and are "
+                "not saved. Lower the learning rate of this stage, or look at its clips"
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Put back what `_save` wrote; every trained parameter must be there, and no other."""
