@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 import rbft
 from rbft.arms import PRESET_ARMS, Arm, Stage
@@ -28,6 +27,8 @@ from rbft.store import Card, read_card
 from rbft.tiny.general import write_general
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOTE = {"samples": 3, "temperature": 1.0}
 RATIONALE, LABEL = {"kind": "rationale"}, {"kind": "label"}
 ARMS = [
@@ -38,14 +39,6 @@ ARMS = [
     {"name": "confident", "stages": [RATIONALE | {"vote": VOTE | {"keep_share": 0.5}}, LABEL]},
     {"name": "twice-matched", "stages": [LABEL | {"match_steps_of": "rb-ft-twice"}]},
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from commands import command
@@ -26,6 +24,8 @@ from rbft.thinking import parse_thought
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 from servers import Reset, Status, completion, embedded_server, pictures_of, prompt_of, scripted
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = {"fps": 2, "min_pixels": 7056, "max_pixels": 7056}
 THINK = "A thing moves through the yard while the lamps are lit"
 KINDS: dict[str, tuple[str, list[str], str]] = {
@@ -35,14 +35,6 @@ KINDS: dict[str, tuple[str, list[str], str]] = {
     "free-form": ("Describe the clip in one sentence.", [], "A small red dog running left in the garden at night."),
     "regression": ("Where is the subject from left (0) to right (100)?", [], "40"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -26,6 +25,8 @@ from rbft.records import Manifest, Prediction, Rationale
 from rbft.report.schema import report_schema
 from rbft.store import read_card, verify
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ARMS = ("zero-shot", "direct", "direct-matched", "rb-ft", "rb-ft-p+c+r", "rb-ft-p+r+c")
 SETTINGS = """
@@ -43,15 +44,6 @@ rationales: {{max_new_tokens: 64, batch_size: 8}}
 training: {{learning_rate: 3.0e-4, vision_learning_rate: 1.0e-4, micro_batch_size: 8, gradient_checkpointing: false}}
 evaluation: {{batch_size: 8, resamples: 200}}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """One thread here, as in the processes that the tests start: sums in another order differ in their last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
 import pytest
-import torch
 
 from commands import command
 from rbft.errors import ExperimentError
@@ -20,13 +18,7 @@ from rbft.results import Report
 from rbft.store import read_card
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from rbft.training.batches import Collator
 from rbft.training.plan import MemoryPlan
 from rbft.training.rollouts import Grader
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = """\
 questions: {train: train.jsonl, cot: cot.jsonl, test: test.jsonl}
 model: embedded
@@ -41,14 +43,6 @@ training: {learning_rate: 3e-4, micro_batch_size: 1, batch_size: 1, save_every_s
 reinforce: {samples: 3, max_new_tokens: 48, batch_size: 5, learning_rate: 1e-4, temperature: 1.5, save_every_steps: 1}
 evaluation: {batch_size: 4, resamples: 100}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

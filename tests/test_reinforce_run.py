@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,18 +25,12 @@ from rbft.thinking import parse_thought
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 from rbft.training.plan import MemoryPlan
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUERY = (
     "Which label fits the clip? normal: anything else. abnormal: {}. "
     "Describe the clip in <think> </think>, then give the answer in <answer> </answer>."
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from tests.encoders import build_encoder
 from tests.factories import build_checkpoint
 
@@ -29,6 +27,8 @@ from rbft.thinking import parse_thought
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 from rbft.training.plan import MemoryPlan
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = {
     "name": "alike", "model": "embedded", "prompts": "brief", "labels": LABEL_DEFINITIONS,
     "domain": "Night Yard Security Expert", "arms": ["rb-ft+grpo"], "seeds": [0], "workers": 1,
@@ -39,14 +39,6 @@ SETTINGS = {
                   "rewards": {"semantic": 1}},
     "evaluation": {"batch_size": 8, "resamples": 100},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,19 @@ def question_prompt(prompts: Prompts, question: Question) -> str:
     )
 
 
+def label_question(prompts: Prompts, clip_id: str, label: str, category: tuple[str, ...] = ()) -> Question:
+    """Which of the labels a clip has, as a question to think about."""
+    return Question(
+        question_id=clip_id,
+        clip_id=clip_id,
+        kind="label",
+        text=prompts.reasoned(),
+        options=tuple(prompts.labels),
+        answer=label,
+        category=category,
+    )
+
+
 def prompt_faults(prompts: Prompts) -> list[str]:
     """What a file of prompts lacks for asking questions."""
     return [

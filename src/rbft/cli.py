@@ -164,7 +164,7 @@ def import_(
             )
         _import_questions(benchmark, annotation or [], videos, out, leave_out_missing)
         return
-    from rbft.clips.benchmarks import import_benchmark, render_counts, write_manifest
+    from rbft.clips.benchmarks import import_benchmark
 
     imported = import_benchmark(
         benchmark,
@@ -176,6 +176,12 @@ def import_(
         drop_leaks=drop_leaks,
         leave_out_missing=leave_out_missing,
     )
+    _print_imported(imported, videos, out)
+
+
+def _print_imported(imported: Any, videos: Path | None, out: Path | None) -> None:
+    from rbft.clips.benchmarks import render_counts, write_manifest
+
     console = Console()
     render_counts(imported, console)
     if videos is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
 
 from rbft.answers import load_thresholds
-from rbft.asking import prompt_faults
+from rbft.asking import label_question, prompt_faults
 from rbft.clips.cache import FrameCache
 from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import Inspection, bad_clip_faults, clip_frames, inspect_clips
@@ -49,6 +50,11 @@ class _Asked:
     listing: Listing
     rows: dict[str, VideoRFTRow]
     notes: list[str]
+
+    @cached_property
+    def listed(self) -> dict[str, str]:
+        """By clip id the path as it is listed."""
+        return {row.clip_id: row.listed for row in self.listing.rows}
 
 
 def run_curation(job: CurationJob, reporter: Reporter | None = None) -> CurationOutcome:
@@ -125,14 +131,7 @@ def _of_clips(job: CurationJob) -> tuple[_Asked, Prompts]:
         )
     if faults:
         raise ManifestError(faults)
-    text = prompts.reasoned()
-    questions = [
-        Question(
-            question_id=row.clip_id, clip_id=row.clip_id, kind="label", text=text, options=tuple(listing.labels),
-            answer=str(row.label), category=row.category,
-        )
-        for row in rows
-    ]  # fmt: skip
+    questions = [label_question(prompts, row.clip_id, str(row.label), row.category) for row in rows]
     hidden = len(listing.rows) - len(rows)
     notes = [
         *listing.notes,
@@ -184,8 +183,7 @@ def _row(
             "answer": ascii_uppercase[labels.index(question.answer)],
         }
     )  # fmt: skip
-    clip = next(row for row in asked.listing.rows if row.clip_id == question.clip_id)
-    return row_of(choice, path=clip.listed, data_source=job.name, process=process)
+    return row_of(choice, path=asked.listed[question.clip_id], data_source=job.name, process=process)
 
 
 # -- clips ---------------------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from rbft.asking import label_question
 from rbft.files import write_jsonl
 from rbft.models.sources import Source
 from rbft.models.vlm import VLM
 from rbft.rationales.curate import Chain, Item, curate
 from rbft.rationales.tally import tally
-from rbft.records import Clip, Curated, Question, Rationale, fingerprint
+from rbft.records import Clip, Curated, Rationale, fingerprint
 from rbft.report.curation import write_curation
 from rbft.session import Session
 
@@ -47,15 +48,7 @@ def _curated(session: Session, clips: list[Clip]) -> dict[str, Rationale]:
 
 
 def _item(session: Session, clip: Clip) -> Item:
-    question = Question(
-        question_id=clip.clip_id,
-        clip_id=clip.clip_id,
-        kind="label",
-        text=session.prompts.reasoned(),
-        options=tuple(session.manifest.labels),
-        answer=str(clip.label),
-        category=clip.category,
-    )
+    question = label_question(session.prompts, clip.clip_id, str(clip.label), clip.category)
     end = clip.duration_seconds if clip.end is None else min(clip.end, clip.duration_seconds)
     return Item(question, session.frame_keys[clip.clip_id], clip.start or 0.0, end)
 

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from rbft.clips.grouped import Bad
 from rbft.clips.manifest import Listing, Row
-from rbft.clips.videorft import json_lines, read_videorft
+from rbft.clips.videorft import check_path, json_lines, read_videorft
 from rbft.files import write_jsonl
 from rbft.records import Question, QuestionKind, Record
 
@@ -33,8 +33,7 @@ class QuestionRow(Record):
 
     @model_validator(mode="after")
     def _path_can_be_one(self) -> QuestionRow:
-        if "\0" in self.path:
-            raise ValueError("path holds a null character, which no path does")
+        check_path(self.path)
         return self
 
     @model_validator(mode="after")

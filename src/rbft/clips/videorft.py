@@ -19,6 +19,12 @@ _SOLUTION = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
+def check_path(path: str) -> None:
+    """Raises ValueError for what no path can be."""
+    if "\0" in path:
+        raise ValueError("path holds a null character, which no path does")
+
+
 class VideoRFTRow(Record):
     """One row, field by field as published. Only rows about a video: rbft learns from clips."""
 
@@ -38,8 +44,7 @@ class VideoRFTRow(Record):
 
     @model_validator(mode="after")
     def _path_can_be_one(self) -> Self:
-        if "\0" in self.path:
-            raise ValueError("path holds a null character, which no path does")
+        check_path(self.path)
         return self
 
     @model_validator(mode="after")

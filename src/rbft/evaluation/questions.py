@@ -62,10 +62,7 @@ def answer_questions(
         with JsonlAppender(path) as file:
             for start in range(0, len(waiting), batch_size):
                 batch = waiting[start : start + batch_size]
-                encoded = [
-                    vlm.encode(frames.read(q.clip_id), frames.plan(q.clip_id), question_prompt(prompts, q))
-                    for q in batch
-                ]
+                encoded = [vlm.encode_clip(frames, q.clip_id, question_prompt(prompts, q)) for q in batch]
                 written = generate(vlm, encoded, max_new_tokens=max_new_tokens)
                 made = [graded(q, checkpoint, text) for q, text in zip(batch, written, strict=True)]
                 file.append(made)

@@ -24,10 +24,10 @@ from rbft.clips.frames import Frames
 from rbft.errors import CheckpointError
 from rbft.models.sources import Source, resolve
 from rbft.models.vlm import FrameSource, default_device, no_bars
+from rbft.recipe import ENCODER
 
 FAMILIES = ("siglip", "siglip2", "clip")
 """`model_type` of the encoders that are known."""
-EXAMPLE = "google/siglip2-so400m-patch14-384"
 _ATTENDED = ("clip",)
 """Families whose text tower was trained with a mask over the padding; the others read it."""
 _FRAMES_AT_ONCE = 16
@@ -55,7 +55,7 @@ def find_encoder(name_or_folder: str) -> EncoderFiles:
     if config.model_type not in FAMILIES:
         raise CheckpointError(
             f"{source.name}: a model of type {config.model_type!r} does not compare texts with images; "
-            f"reinforce.encoder is a model of type {', '.join(FAMILIES)}, for example {EXAMPLE}, or `embedded`"
+            f"reinforce.encoder is a model of type {', '.join(FAMILIES)}, for example {ENCODER}, or `embedded`"
         )
     try:
         count = sum(_num_parameters(file) for file in source.folder.glob("*.safetensors"))
@@ -158,5 +158,5 @@ def _unusable(source: Source, error: BaseException) -> CheckpointError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return CheckpointError(
         f"{source.name}: cannot be loaded as an encoder of texts and images: {reason}. Give a SigLIP, SigLIP 2 or CLIP "
-        f"of transformers, for example {EXAMPLE}, or `embedded`"
+        f"of transformers, for example {ENCODER}, or `embedded`"
     )

@@ -200,6 +200,10 @@ class VLM:
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
         return Encoded(input_ids=ids, visual=visual.with_seconds_per_grid(self._seconds_per_grid(plan)), text=text)
 
+    def encode_clip(self, frames: FrameSource, clip_id: str, prompt: str) -> Encoded:
+        """`encode` of a clip by its id."""
+        return self.encode(frames.read(clip_id), frames.plan(clip_id), prompt)
+
     def encode_text(self, prompt: str) -> torch.Tensor:
         """One prompt without a clip, up to the place where the answer begins, int64 [S]."""
         self._refuse_special(prompt)

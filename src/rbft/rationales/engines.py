@@ -100,8 +100,7 @@ class LocalEngine:
         vlm, encoded = self._load(), {}
         for ask in batch:
             try:
-                frames = self._frames.read(str(ask.clip_id))
-                encoded[ask.key] = vlm.encode(frames, self._frames.plan(str(ask.clip_id)), ask.prompt)
+                encoded[ask.key] = vlm.encode_clip(self._frames, str(ask.clip_id), ask.prompt)
             except UserError as error:  # what another engine wrote holds a control token of this one
                 yield ask, Unanswered(str(error))
         asks = [ask for ask in batch if ask.key in encoded]

@@ -98,7 +98,7 @@ def write_rationales(
             asked = batch if settings.temperature > 0 else missing
             texts = generate(
                 vlm,
-                [vlm.encode(frames.read(c.clip_id), frames.plan(c.clip_id), request.prompt(c)) for c in asked],
+                [vlm.encode_clip(frames, c.clip_id, request.prompt(c)) for c in asked],
                 max_new_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 top_p=settings.top_p,

@@ -13,7 +13,7 @@ from rbft.files import write_record, write_text
 from rbft.progress import printable
 from rbft.records import Curated
 from rbft.report.glossary import REASON_MEANINGS
-from rbft.report.page import environment
+from rbft.report.page import rendered
 from rbft.results import CurationReport
 
 MAX_KEPT_EXAMPLES, MAX_DROPPED_EXAMPLES = 6, 3
@@ -41,18 +41,14 @@ def write_curation(folder: Path, report: CurationReport, items: Sequence[Curated
 
 def render_curation(report: CurationReport, items: Sequence[Curated]) -> str:
     """The page as HTML. The same input gives the same text."""
-    html = (
-        environment()
-        .get_template("curation.html.j2")
-        .render(
-            report=report,
-            funnel=funnel(report),
-            kept=[item for item in items if item.verdict.kept][:MAX_KEPT_EXAMPLES],
-            dropped=_dropped(items),
-            reason_meanings=REASON_MEANINGS,
-        )
+    return rendered(
+        "curation.html.j2",
+        report=report,
+        funnel=funnel(report),
+        kept=[item for item in items if item.verdict.kept][:MAX_KEPT_EXAMPLES],
+        dropped=_dropped(items),
+        reason_meanings=REASON_MEANINGS,
     )
-    return html.encode("utf-8", "replace").decode("utf-8")
 
 
 def render_funnel(report: CurationReport, console: Console) -> None:

@@ -64,7 +64,12 @@ def write_whole(folder: Path, report: Record, render: Callable[[], str]) -> Path
 
 def render_page(report: Report, material: ReportMaterial) -> str:
     """The whole page as HTML. The same input gives the same text."""
-    html = environment().get_template("page.html.j2").render(_context(report, material))
+    return rendered("page.html.j2", **_context(report, material))
+
+
+def rendered(template: str, **context: Any) -> str:
+    """A page from its template; what is no text (half a surrogate pair) becomes `?`."""
+    html = environment().get_template(template).render(context)
     return html.encode("utf-8", "replace").decode("utf-8")
 
 

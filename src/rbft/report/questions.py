@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,8 +19,8 @@ from rbft.report import views
 from rbft.report.figures import StripFrame, film_strip
 from rbft.report.glossary import QUESTION_GLOSSARY
 from rbft.report.material import ExampleClip, LossCurve
-from rbft.report.page import environment, write_whole
-from rbft.report.tables import comparisons_table, interval_text, percent, value_of
+from rbft.report.page import rendered, write_whole
+from rbft.report.tables import comparisons_table, interval_text, percent, table_frame, value_of
 from rbft.results import QuestionArm, QuestionReport, QuestionScore
 
 
@@ -64,26 +63,22 @@ def write_question_report(folder: Path, report: QuestionReport, material: Questi
 
 def render_questions(report: QuestionReport, material: QuestionMaterial) -> str:
     """The whole page as HTML. The same input gives the same text."""
-    html = (
-        environment()
-        .get_template("questions.html.j2")
-        .render(
-            report=report,
-            material=material,
-            colours=views.arm_colours(report.arms),
-            seeds=sorted({seed for arm in report.arms.values() for seed in arm.seeds}),
-            headline=views.first_sentence(report.headline),
-            columns=columns_of(report),
-            pairs=views.pairs_of(report.comparisons),
-            difference_scale=views.difference_scale(report.comparisons),
-            loss_panels=views.loss_panels(material.curves),
-            examples=[_view(example) for example in material.examples],
-            left_out_counts=views.left_out_counts(material.left_out),
-            settings=views.settings_yaml(report.experiment),
-            glossary=QUESTION_GLOSSARY,
-        )
+    return rendered(
+        "questions.html.j2",
+        report=report,
+        material=material,
+        colours=views.arm_colours(report.arms),
+        seeds=sorted({seed for arm in report.arms.values() for seed in arm.seeds}),
+        headline=views.first_sentence(report.headline),
+        columns=columns_of(report),
+        pairs=views.pairs_of(report.comparisons),
+        difference_scale=views.difference_scale(report.comparisons),
+        loss_panels=views.loss_panels(material.curves),
+        examples=[_view(example) for example in material.examples],
+        left_out_counts=views.left_out_counts(material.left_out),
+        settings=views.settings_yaml(report.experiment),
+        glossary=QUESTION_GLOSSARY,
     )
-    return html.encode("utf-8", "replace").decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ def render_question_words(report: QuestionReport, console: Console) -> None:
 
 def _table(report: QuestionReport) -> Table:
     """Arms as rows."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = table_frame()
     table.add_column("arm", overflow="fold")
     columns = columns_of(report)
     for heading in (*columns, "unreadable", "cut off", "steps"):

@@ -194,13 +194,14 @@ def render_table(report: Report, console: Console) -> None:
     )
 
 
-def _rich_frame() -> Table:
+def table_frame() -> Table:
+    """How every table of results is drawn in a terminal."""
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def _rich_table(report: Report, columns: Sequence[Column]) -> Table:
     """Arms and baselines as rows."""
-    table = _rich_frame()
+    table = table_frame()
     table.add_column("arm", min_width=min(24, max(map(len, report.arms), default=0)), overflow="fold")
     for column in columns:
         heading = Text(column.short or _printable(column.heading))
@@ -220,7 +221,7 @@ def _rich_table(report: Report, columns: Sequence[Column]) -> Table:
 
 def _rich_labels(report: Report, columns: Sequence[Column]) -> Table:
     """F1 of each label as a row, a column for each arm."""
-    table = _rich_frame()
+    table = table_frame()
     rows = [row for row in main_rows(report) if row.kind == "arm"]
     table.add_column("F1 per label", overflow="fold", ratio=1)
     for row in rows:
@@ -233,7 +234,7 @@ def _rich_labels(report: Report, columns: Sequence[Column]) -> Table:
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
     """Comparisons as rows, for a terminal."""
-    table = _rich_frame()
+    table = table_frame()
     table.add_column("comparison", overflow="fold")
     for heading in ("difference", "95 % interval", "p"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -44,9 +44,7 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """One batch, in the order of the examples."""
-        encoded = [
-            self._vlm.encode(self._frames.read(e.clip_id), self._frames.plan(e.clip_id), e.prompt) for e in examples
-        ]
+        encoded = [self._vlm.encode_clip(self._frames, e.clip_id, e.prompt) for e in examples]
         answers = [self._vlm.answer_ids(e.answer) for e in examples]
         weights = torch.tensor([e.weight for e in examples], dtype=torch.float32)
         if self._packed:

@@ -61,12 +61,7 @@ class HeldOut:
         records: list[RolloutRecord] = []
         for start in range(0, len(self._questions), size):
             asked = self._questions[start : start + size]
-            clips = [
-                self._vlm.encode(
-                    self._frames.read(q.clip_id), self._frames.plan(q.clip_id), question_prompt(prompts, q)
-                )
-                for q in asked
-            ]
+            clips = [self._vlm.encode_clip(self._frames, q.clip_id, question_prompt(prompts, q)) for q in asked]
             made = generate(self._vlm, clips, max_new_tokens=most)
             answers = [Written(one.text, one.finished, one.num_tokens) for one in made]
             records += [self._grader.alone(q, answer, step) for q, answer in zip(asked, answers, strict=True)]

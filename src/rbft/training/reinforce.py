@@ -245,14 +245,8 @@ class ReinforceTrainer(StageTrainer):
         for start in range(0, len(numbers), at_once):
             part = numbers[start : start + at_once]
             asked = [self._questions[number] for number in part]
-            clips = [
-                self._vlm.encode(
-                    self._frames.read(q.clip_id),
-                    self._frames.plan(q.clip_id),
-                    question_prompt(self._grader.prompts, q),
-                )
-                for q in asked
-            ]
+            prompts = [question_prompt(self._grader.prompts, q) for q in asked]
+            clips = [self._vlm.encode_clip(self._frames, q.clip_id, p) for q, p in zip(asked, prompts, strict=True)]
             draws = [draws_of((self.args.seed, step, n), settings.samples, settings.max_new_tokens) for n in part]
             with self.accelerator.autocast():
                 made = sample_groups(
