@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench evidence map folds clean
+.PHONY: demo test nightly lint bench evidence map folds clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -19,6 +19,9 @@ demo: $(READY)  ## the whole method on the embedded model: a table, a verdict, a
 
 test: $(READY)  ## the tests, with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term $(ARGS)
+
+nightly: $(READY)  ## what no CI run has time for: many kills, broken clips and attacks; docs/reliability.md has the results
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly $(ARGS)
 
 lint: $(READY)  ## style, types, who may import whom
 	$(BIN)/ruff format --check .
