@@ -85,7 +85,9 @@ def test_check_shows_the_table_after_the_clips(experiment: Path, capsys: pytest.
     assert lines[start + 3].startswith("* full fine-tuning    "), "the first row: nothing is recomputed"
     assert lines[start + 9] == "Training: full fine-tuning, 16 clips a step as 1 x 16, without gradient checkpointing"
     assert command("check", str(experiment), "--json") == 0
-    assert all(json.loads(line)["clip_id"] for line in capsys.readouterr().out.splitlines())
+    said = capsys.readouterr()
+    assert all(json.loads(line)["clip_id"] for line in said.out.splitlines())
+    assert "rbft: memory: " in said.err and "scoring labels" in said.err
 
 
 def test_lora_is_chosen_where_full_does_not_fit_and_the_report_says_so(

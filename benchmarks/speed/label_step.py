@@ -1,4 +1,4 @@
-"""One optimizer step on labels: logits for the answer's rows alone, against HF `Trainer` with all of them.
+"""One optimizer step on labels: logits for the answer's rows alone, against HF `Trainer` with all of them, and TRL.
 
     python -m benchmarks.speed.label_step
 
@@ -15,7 +15,7 @@ import torch
 from benchmarks.speed.clips import folder
 from benchmarks.speed.measuring import Row, main
 from benchmarks.speed.model import LABELS, PERSONA, big_head, random_clips
-from benchmarks.speed.training import step_row
+from benchmarks.speed.training import step_rows
 
 from rbft.experiment import Recipe
 from rbft.models.vlm import VLM
@@ -37,7 +37,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     with folder() as root:
         vlm = VLM.load(big_head(root / "model"), for_training=True)
         case = f"{BATCH} clips, head of 152,064 rows"
-        return [step_row("label step", case, 3.0, vlm, examples, clips, RECIPE, root, options.repeats)]
+        return step_rows("label step", case, 3.0, vlm, examples, clips, RECIPE, root, options.repeats)
 
 
 if __name__ == "__main__":

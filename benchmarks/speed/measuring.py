@@ -37,7 +37,7 @@ def begin():
     open("/proc/self/clear_refs", "w").write("5")
     _start[0] = _now()["VmRSS"]
 """
-VERSIONS = ("rbft", "torch", "transformers", "av", "numpy", "qwen-vl-utils", "accelerate")
+VERSIONS = ("rbft", "torch", "transformers", "av", "numpy", "qwen-vl-utils", "trl", "accelerate")
 
 
 class Row(Record):

@@ -56,20 +56,56 @@ def train_plainly(
     vlm: VLM, examples: Sequence[Example], frames: FrameSource, recipe: Recipe, *, steps: int, seed: int, work: Path
 ) -> list[float]:
     """Train `vlm` in place with the stock Trainer; returns the loss of every step."""
-    args = TrainingArguments(
-        output_dir=str(work), max_steps=steps, per_device_train_batch_size=recipe.micro_batch_size,
-        gradient_accumulation_steps=recipe.accumulated,
-        learning_rate=recipe.learning_rate, lr_scheduler_type=recipe.scheduler, weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm, logging_steps=1, save_strategy="no", report_to=[], seed=seed,
-        data_seed=seed, remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True,
-    )  # fmt: skip
+    args = TrainingArguments(**arguments(recipe, steps=steps, seed=seed, work=work))
     vlm.model.train()
     trainer = Trainer(
         model=vlm.model, args=args, train_dataset=ExampleDataset(examples), data_collator=PlainCollator(vlm, frames)
     )
-    trainer.model_accepts_loss_kwargs = (
-        True  # else accumulated micro-batches count alike, however many tokens they have
-    )
+    return losses_of(trainer)
+
+
+def train_with_trl(
+    vlm: VLM, examples: Sequence[Example], frames: FrameSource, recipe: Recipe, *, steps: int, seed: int, work: Path
+) -> list[float]:
+    """The same with TRL's `SFTTrainer`, which computes the loss of answer tokens without all logits at once.
+
+    Its own collator reads images and no videos, so it is given the plain one.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    args = SFTConfig(
+        **arguments(recipe, steps=steps, seed=seed, work=work), gradient_checkpointing=False, max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )  # fmt: skip
+    collate = PlainCollator(vlm, frames)
+    vlm.model.train()
+    trainer = SFTTrainer(
+        model=vlm.model, args=args, processing_class=vlm.processor,
+        train_dataset=Dataset.from_dict({"images": [[] for _ in examples], "number": list(range(len(examples)))}),
+        data_collator=lambda rows: collate([examples[row["number"]] for row in rows]),
+    )  # fmt: skip
+    return losses_of(trainer)
+
+
+def arguments(recipe: Recipe, *, steps: int, seed: int, work: Path) -> dict[str, Any]:
+    """What the trainers are told."""
+    return {
+        "output_dir": str(work), "max_steps": steps, "per_device_train_batch_size": recipe.micro_batch_size,
+        "gradient_accumulation_steps": recipe.accumulated, "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.scheduler, "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm, "logging_steps": 1, "save_strategy": "no", "report_to": [],
+        "seed": seed, "data_seed": seed, "remove_unused_columns": False, "disable_tqdm": True, "bf16": False,
+        "dataloader_pin_memory": False, "use_cpu": True,
+    }  # fmt: skip
+
+
+def losses_of(trainer: Trainer) -> list[float]:
+    """Run a trainer; the loss of every step.
+
+    Both would let accumulated micro-batches count alike, however many tokens they have.
+    """
+    trainer.model_accepts_loss_kwargs = True
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -1,4 +1,4 @@
-"""One optimizer step on rationales of mixed lengths, against HF `Trainer` that pads and computes all logits.
+"""One optimizer step on rationales of mixed lengths, against HF `Trainer` that pads and computes all logits, and TRL.
 
     python -m benchmarks.speed.rationale_step
 
@@ -17,7 +17,7 @@ import torch
 from benchmarks.speed.clips import folder
 from benchmarks.speed.measuring import Row, main
 from benchmarks.speed.model import LABELS, PERSONA, big_head, like_real_lengths, random_clips
-from benchmarks.speed.training import step_row
+from benchmarks.speed.training import step_rows
 
 from rbft.experiment import Recipe
 from rbft.models.vlm import VLM
@@ -42,7 +42,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     with folder() as root:
         vlm = VLM.load(big_head(root / "model"), for_training=True)
         case = f"{CLIPS} clips of mixed length, head of 152,064 rows"
-        return [step_row("rationale step", case, 1.5, vlm, examples, clips, RECIPE, root, options.repeats)]
+        return step_rows("rationale step", case, 1.5, vlm, examples, clips, RECIPE, root, options.repeats)
 
 
 if __name__ == "__main__":

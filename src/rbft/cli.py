@@ -105,6 +105,7 @@ def check(
     if as_json:
         sys.stdout.write(to_json_lines(result))
         said = [f"note: {note}" for note in result.notes] + [f"fault: {fault}" for fault in result.faults]
+        said += [f"memory: {line}" for line in result.memory]
         sys.stderr.writelines(f"rbft: {printable(line)}\n" for line in said)
     else:
         render_table(result, Console())
