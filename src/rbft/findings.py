@@ -281,7 +281,8 @@ def loss_curves(store: RunStore, chains: Mapping[str, Mapping[int, Sequence[Chec
             for checkpoint in chain:
                 logs = store.logs(checkpoint.fingerprint)
                 if (path := logs / "losses.jsonl").exists():
-                    points = [(point.step, point.loss) for point in read_jsonl(path, LossPoint)]
+                    read = read_jsonl(path, LossPoint)
+                    points = [(point.step, point.loss) for point in read if point.loss is not None]
                     curves.append(LossCurve(arm=name, stage=checkpoint.stage, seed=seed, points=points))
                 if (path := logs / "reinforce.jsonl").exists():
                     tested = logs / "held_out.jsonl"
