@@ -34,6 +34,10 @@ class SealSaves(TrainerCallback):
     def __init__(self, resumed: Path | None) -> None:
         self._before = resumed
 
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """As often as is asked for now, and not as when the stage was begun."""
+        state.save_steps = args.save_steps
+
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         """No save after the last step."""
         if state.global_step >= state.max_steps:
