@@ -119,7 +119,7 @@ def reinforce(
     resumed = newest_whole(work, say)
     done = 0 if resumed is None else int(resumed.name.rpartition("-")[2])
     _forget_after(logs / ROLLOUTS, done)
-    curve = HeldOut(vlm, held_out, frames, grader, logs / HELD_OUT, steps=steps)
+    curve = HeldOut(vlm, held_out, frames, grader, logs / HELD_OUT, steps=steps, say=say)
     curve.forget_from(done)
     every = math.ceil(recipe.save_every_steps / settings.updates) * settings.updates
     whole_steps = recipe.model_copy(update={"micro_batch_size": recipe.batch_size, "save_every_steps": every})
