@@ -106,7 +106,9 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
     if job.key not in session.stages:
         what = f"{len(questions)} questions" if questions else f"{len(examples)} examples"
         title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {what}, {steps} steps"
-        session.stages[job.key] = finished_stage(job, session.store) or _train(session, arm, job, title)
+        session.stages[job.key] = finished_stage(job, session.store, session.reporter.say) or _train(
+            session, arm, job, title
+        )
     return session.stages[job.key]
 
 
@@ -125,7 +127,10 @@ def _train(session: Session, arm: Arm, job: StageJob, title: str) -> Checkpoint:
     session.reporter.say(title)
     with session.store.timed(f"train {arm.name}: {job.stage.kind}", job.key) as working:
         working()
-        return train_stage(job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code)
+        return train_stage(
+            job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code,
+            say=session.reporter.say,
+        )  # fmt: skip
 
 
 def stage_steps(session: Session, arm: Arm, number: int, seed: int) -> int:

@@ -288,16 +288,21 @@ class LossPoint(Record):
     """Training loss of one optimizer step: mean negative log-likelihood of its answer tokens, in nats."""
 
     step: int
-    loss: float
+    loss: float | None
+    """None where it was no number, so that the step was skipped."""
     learning_rate: float
+    skipped: tuple[str, ...] = ()
+    """Clips for which the step was skipped: of those parts of it whose loss was no number, or (the gradients) all."""
 
 
 class ReinforcePoint(Record):
     """One optimizer step of a reinforce stage; means are over its answers, and None where there is nothing to mean."""
 
     step: int
-    loss: float
+    loss: float | None
     learning_rate: float
+    skipped: tuple[str, ...] = ()
+    """With `loss` as in `LossPoint`."""
     rewards: dict[str, float | None]
     """By term of the formula, before its weight: the mean of those that could be computed."""
     reward: float | None

@@ -148,6 +148,8 @@ class Report(Record):
     """What to use."""
     advice: Advice | None = None
     """How sure that is and what more clips would buy; None in reports of versions that did not say so."""
+    alarms: tuple[str, ...] = ()
+    """Arms that give all test clips one label."""
     dataset: DatasetReport
     arms: dict[str, ArmReport]
     baselines: dict[str, float] = Field(default_factory=dict)
