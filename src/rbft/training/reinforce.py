@@ -32,6 +32,7 @@ from rbft.records import Question, ReinforcePoint, RolloutRecord
 from rbft.rewards import ungradable
 from rbft.training.held_out import HELD_OUT, HeldOut
 from rbft.training.rollouts import Grader, Written, step_measures
+from rbft.training.saves import EndsWhenAsked, RoomForSaves, check_finished
 from rbft.training.supervised import (
     SealSaves,
     StageTrainer,
@@ -138,10 +139,11 @@ def reinforce(
         args=trainer_arguments(vlm, whole_steps, steps=steps, seed=seed, work=work),
         train_dataset=_Numbers(len(questions)),
         data_collator=lambda numbers: {"numbers": torch.tensor([n for n in numbers if n != NOBODY])},
-        callbacks=[SealSaves(), TensorBoardCallback(writer)],
+        callbacks=[RoomForSaves(), SealSaves(), EndsWhenAsked(settings.updates), TensorBoardCallback(writer)],
     )
     quiet(trainer)
     trainer.train(resume_from_checkpoint=resumed)
+    check_finished(trainer.state)
     trainer.check_weights()
     trainer.measure_held_out()
     writer.close()

@@ -18,10 +18,12 @@ from rbft.models.vlm import VLM, FrameSource
 from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.recipe import SAME_RESULT, Recipe, Reinforce
 from rbft.records import Checkpoint, Clip, Example, Question, fingerprint
+from rbft.stopping import finishing
 from rbft.store import CARD, Card, RunStore, check_lineage, is_sealed, publish, read_card
 from rbft.training.examples import refuse_test_clips
 from rbft.training.reinforce import reinforce
 from rbft.training.rollouts import Grader, label_questions
+from rbft.training.saves import disk_faults
 from rbft.training.supervised import train
 
 
@@ -94,7 +96,8 @@ def finished_stage(job: StageJob, store: RunStore) -> Checkpoint | None:
 def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_remote_code: bool = False) -> Checkpoint:
     """Train a stage to its end and publish its child; an interrupted one continues.
 
-    Raises LineageError where a test clip is among the examples or the parent on disk is not the one meant.
+    Raises LineageError where a test clip is among the examples or the parent on disk is not the one meant; StoreError
+    where the disk has no room or refuses; StoppedError, with a save, where the process is asked to end.
     """
     folder = store.checkpoint(job.key)
     work = _work(folder)
@@ -102,11 +105,9 @@ def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_re
     if job.parent.stage != "base":
         check_lineage(read_card(store.checkpoint(job.parent.fingerprint)).checkpoint, job.parent)
     vlm = VLM.load(job.parent.path, for_training=True, allow_remote_code=allow_remote_code)
-    _train(job, vlm, frames, work, store.logs(job.key))
     checkpoint = _child(job, str(folder))
     finished = folder.with_name(f".{job.key}.finished")
     shutil.rmtree(finished, ignore_errors=True)
-    vlm.save(finished)
     card = Card(
         checkpoint=checkpoint,
         prompts=job.prompts,
@@ -115,8 +116,12 @@ def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_re
         describing=job.describing,
         questions=job.prompts.templates.asking,
     )
-    write_record(finished / CARD, card)
-    publish(finished, folder)
+    with disk_faults(work, finished):
+        with finishing():
+            _train(job, vlm, frames, work, store.logs(job.key))
+        vlm.save(finished)
+        write_record(finished / CARD, card)
+        publish(finished, folder)
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
 

@@ -27,6 +27,7 @@ from rbft.recipe import Lora, Recipe, Training
 from rbft.records import Example, LossPoint
 from rbft.store import is_sealed, seal
 from rbft.training.batches import IGNORED, Collator, ExampleDataset, LikeLengths, example_lengths
+from rbft.training.saves import EndsWhenAsked, RoomForSaves, check_finished
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRAINED_FILE = "trained.safetensors"
@@ -76,11 +77,12 @@ def train(
         train_dataset=ExampleDataset(examples),
         data_collator=Collator(vlm, frames, packed=packed),
         lengths=example_lengths(vlm, examples, frames),
-        callbacks=[SealSaves(), TensorBoardCallback(writer)],
+        callbacks=[RoomForSaves(), SealSaves(), EndsWhenAsked(), TensorBoardCallback(writer)],
     )
     quiet(trainer)
     with packed_language(base) if packed else nullcontext():
         trainer.train(resume_from_checkpoint=newest_whole(work))
+    check_finished(trainer.state)
     trainer.check_weights()
     writer.close()
     points = [
