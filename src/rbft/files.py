@@ -46,25 +46,25 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, needed_bytes: int | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place when the block ends, remove it when the block fails.
 
     A killed process leaves `path` as it was, and at worst a hidden `.part` file that nobody reads. Raises StoreError,
-    naming the path, where the disk refuses.
+    naming the path, where the disk refuses; `needed_bytes` is said then.
     """
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
     except OSError as error:
-        raise refused(path, error) from error
+        raise refused(path, error, needed_bytes) from error
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise refused(path, error) from error
+        raise refused(path, error, needed_bytes) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -158,7 +158,7 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
 
     def write() -> None:
-        with written_whole(path) as temporary:
+        with written_whole(path, len(text.encode(errors="replace"))) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
 
     retried(write)
