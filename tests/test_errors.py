@@ -35,6 +35,7 @@ def test_exit_codes() -> None:
     assert {kind.__name__: kind.exit_code for kind in classes()} == {
         "RbftError": 1,
         "StoreError": 1,
+        "StoppedError": 75,
         "UserError": 2,
         "ExperimentError": 2,
         "ManifestError": 2,

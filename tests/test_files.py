@@ -7,6 +7,7 @@ import errno
 import hashlib
 import math
 import os
+import platform
 import resource
 import signal
 import stat
@@ -504,14 +505,16 @@ def test_a_folder_is_held_by_one_process_until_it_ends_or_is_killed(tmp_path: Pa
             with pytest.raises(StoreError) as caught, held(folder):
                 pass
             assert str(caught.value) == (
-                f"{folder}: another rbft (process {other.pid}) works here; wait until it has ended, or end it and give "
-                "the same command again, or give this run a `name` of its own"
+                f"{folder}: another rbft (process {other.pid} on {platform.node()}) works here; wait until it has "
+                "ended, or end it and give the same command again, or give this run a `name` of its own"
             )
-            assert (folder / LOCK).read_text() == str(other.pid), "a refused process writes nothing"
+            assert (folder / LOCK).read_text() == f"{other.pid} on {platform.node()}", (
+                "a refused process writes nothing"
+            )
             if ending is not None:
                 other.send_signal(ending)
         with held(folder):
-            assert (folder / LOCK).read_text() == str(os.getpid())
+            assert (folder / LOCK).read_text() == f"{os.getpid()} on {platform.node()}"
 
 
 def test_what_happens_inside_ends_the_hold(tmp_path: Path) -> None:

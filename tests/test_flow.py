@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -196,7 +197,10 @@ def test_two_commands_do_not_work_in_the_same_run_directory(
         assert other.stdout.readline() == "held\n"
         capsys.readouterr()
         assert command("run", str(experiment)) == 1
-        assert f"rbft: {finished}: another rbft (process {other.pid}) works here; wait" in capsys.readouterr().err
+        assert (
+            f"rbft: {finished}: another rbft (process {other.pid} on {platform.node()}) works"
+            in capsys.readouterr().err
+        )
         assert contents(finished) == before
         other.kill()
     assert command("run", str(experiment)) == 0

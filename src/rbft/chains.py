@@ -23,6 +23,7 @@ from rbft.rationales.choose import (
 from rbft.rationales.generate import Request
 from rbft.records import Answered, Checkpoint, Clip, Example, Prediction, Question, Rationale, fingerprint
 from rbft.session import Session
+from rbft.stopping import check
 from rbft.thoughts import curated_thoughts
 from rbft.training.examples import (
     cot_examples,
@@ -123,6 +124,7 @@ def _held_out(session: Session, stage: Stage) -> list[Question]:
 
 
 def _train(session: Session, arm: Arm, job: StageJob, title: str) -> Checkpoint:
+    check()
     session.release()
     session.reporter.say(title)
     with session.store.timed(f"train {arm.name}: {job.stage.kind}", job.key) as working:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rbft import __version__
 from rbft.errors import RbftError, UserError
 from rbft.progress import printable
+from rbft.stopping import SECOND_INTERRUPT, stoppable
 
 app = typer.Typer(
     name="rbft",
@@ -27,11 +28,11 @@ app = typer.Typer(
     help="Teach a video-language model a new domain: labelled clips in; a classifier, and numbers that say whether "
     "rationales helped, out.\n\nStart with `rbft demo`, then `rbft check CLIPS`, then `rbft run EXPERIMENT.yaml`.",
 )
-INTERRUPTED = 130
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
+@stoppable()
 def demo(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, for example `seeds=[0]`.")
@@ -49,6 +50,7 @@ def demo(
 
 
 @app.command()
+@stoppable()
 def check(
     clips: Annotated[
         Path,
@@ -213,6 +215,7 @@ def _import_questions(
 
 
 @app.command()
+@stoppable()
 def run(
     experiment: Annotated[
         Path, typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment file; see `examples/` and docs/guide.md.")
@@ -246,6 +249,7 @@ def run(
 
 
 @app.command()
+@stoppable()
 def curate(
     settings: Annotated[
         Path, typer.Argument(metavar="CURATION.yaml", help="A settings file; see `examples/curation.yaml`.")
@@ -312,6 +316,7 @@ def predict(
 
 
 @app.command()
+@stoppable()
 def ask(
     model: Annotated[
         str,
@@ -388,6 +393,7 @@ def compare(
 
 
 @app.command()
+@stoppable()
 def explain(
     checkpoint: Annotated[
         str,
@@ -497,7 +503,10 @@ def _print_answers(outcome: Any) -> None:
 
 
 def main() -> None:
-    """The entry point: errors of the user in plain words and exit code 2, other known errors 1, interruption 130."""
+    """The entry point: errors of the user in plain words and exit code 2, other known errors 1, asked to stop 75.
+
+    130 where Ctrl-C ended it at once: a second one, or the first where there is nothing to finish.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -508,6 +517,6 @@ def main() -> None:
             sys.stderr.write(f"rbft: {printable(fault)}\n")
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:
+        if stop.code == SECOND_INTERRUPT:
             sys.stderr.write("rbft: interrupted; the same command continues from here\n")
         raise

@@ -17,6 +17,7 @@ from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.rationales.crew import Crew
 from rbft.rationales.generate import Request, write_rationales
 from rbft.records import Checkpoint, Clip, Manifest, Prediction, Probe, Rationale
+from rbft.stopping import check
 from rbft.store import RunStore
 from rbft.training.fit import Fit
 
@@ -59,6 +60,7 @@ class Session:
 
     def vlm(self, path: str, working: Callable[[], None]) -> VLM:
         """The model at that path, for inference; says through `working` that there is work."""
+        check()
         working()
         if self.held is None or self.held[0] != path:
             self.release()

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from rbft.clips.frames import Frames
 from rbft.errors import StoreError
-from rbft.files import written_whole
+from rbft.files import retried, written_whole
 from rbft.records import FramePlan, Record, fingerprint
 
 _MAX_HEADER_BYTES = 1_000_000
@@ -78,14 +78,16 @@ class FrameCache:
         """Store frames and return their key; raises StoreError where the disk refuses, leaving nothing behind."""
         key = cache_key(sha256, plan)
         header = _header(CachedFrames(source_sha256=sha256, plan=plan), frames)
-        try:
-            with written_whole(self.path(key)) as temporary, temporary.open("wb") as file:
+        size = 8 + len(header) + frames.seconds.nbytes + frames.data.nbytes
+
+        def write() -> None:
+            with written_whole(self.path(key), size) as temporary, temporary.open("wb") as file:
                 file.write(len(header).to_bytes(8, "little"))
                 file.write(header)
                 file.write(np.ascontiguousarray(frames.seconds, "<f8").data)
                 file.write(np.ascontiguousarray(frames.data).data)
-        except OSError as error:
-            raise StoreError(f"{self.path(key)}: cannot be written: {error.strerror or error}") from error
+
+        retried(write)
         return key
 
 

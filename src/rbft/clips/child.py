@@ -177,8 +177,9 @@ def _lines_until_closed(descriptor: int) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Serve on standard input and output. An interrupt from the keyboard is for the process that asked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Serve on standard input and output. A signal to end is for the process that asked."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     av.logging.set_level(av.logging.ERROR)
     replies = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not speak into the replies

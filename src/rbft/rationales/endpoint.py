@@ -6,6 +6,7 @@ import base64
 import email.utils
 import io
 import json
+import math
 import random
 import threading
 import time
@@ -21,7 +22,9 @@ from rbft.errors import EngineError
 from rbft.models.vlm import FrameSource
 from rbft.rationales.engines import Ask, Reply, Unanswered
 from rbft.records import fingerprint
+from rbft.stopping import POLL_SECONDS, asked, check
 
+PATIENCE_SECONDS = 10.0
 FIRST_PAUSE_SECONDS = 1.0
 _HOPELESS = (401, 403, 404)
 """Statuses that no item and no retry changes: the settings are wrong."""
@@ -54,22 +57,29 @@ class EndpointEngine:
         self._client = _client(settings, key)
 
     def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply | Unanswered]]:
-        """As they come, at most `concurrency` on their way. Raises EngineError where the server is wrong or gone."""
+        """As they come, at most `concurrency` on their way. Raises EngineError where the server is wrong or gone.
+
+        A process that is asked to end waits PATIENCE_SECONDS for what is on its way, and raises StoppedError.
+        """
         waiting = iter(asks)
         in_flight: dict[Future[Reply | Unanswered], Ask] = {}
-        failed, answered, wrong = 0, False, None
+        failed, answered, wrong, latest = 0, False, None, math.inf
         self._stopped.clear()
         pool = ThreadPoolExecutor(self._settings.concurrency)
         try:
             while True:
-                while wrong is None and len(in_flight) < self._settings.concurrency:
+                while wrong is None and not asked() and len(in_flight) < self._settings.concurrency:
                     ask = next(waiting, None)
                     if ask is None:
                         break
                     in_flight[pool.submit(self._reply, ask)] = ask
-                if not in_flight:
+                if asked() and latest == math.inf:
+                    self._stopped.set()  # nothing is asked again
+                    latest = time.monotonic() + PATIENCE_SECONDS
+                if not in_flight or time.monotonic() > latest:
+                    check()
                     break
-                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+                for future in wait(in_flight, POLL_SECONDS, FIRST_COMPLETED).done:
                     ask = in_flight.pop(future)
                     if isinstance(error := future.exception(), EngineError):
                         wrong = error
@@ -86,7 +96,7 @@ class EndpointEngine:
                         )
         finally:
             self._stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=not asked(), cancel_futures=True)
         if wrong is not None:
             raise wrong
 

@@ -16,6 +16,7 @@ from rbft.errors import ExperimentError, UserError
 from rbft.models.generate import Generated, generate, generate_text
 from rbft.models.vlm import VLM, FrameSource
 from rbft.records import Record, fingerprint
+from rbft.stopping import check
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class LocalEngine:
         for with_clip in (False, True):
             ordered = sorted((ask for ask in asks if (ask.clip_id is not None) == with_clip), key=self._size)
             for start in range(0, len(ordered), self._settings.batch_size):
+                check()
                 batch = ordered[start : start + self._settings.batch_size]
                 yield from (self._with_clips if with_clip else self._without)(batch, self._how(batch[0].key))
 

@@ -14,6 +14,7 @@ from rbft.models.generate import Generated, generate
 from rbft.models.vlm import VLM, FrameSource, by_size
 from rbft.prompts import Prompts, Reasoning
 from rbft.records import Checkpoint, Clip, Rationale, Verdict, fingerprint
+from rbft.stopping import check
 
 _SEEDS_APART = 1_000_003
 """Between the seeds of two samples: more than any run has clips, so that no two batches share a seed."""
@@ -90,6 +91,7 @@ def write_rationales(
     ordered = by_size(clips, frames)
     with JsonlAppender(path) as file:
         for start in range(0, len(ordered), settings.batch_size):
+            check()
             batch = ordered[start : start + settings.batch_size]
             missing = [clip for clip in batch if clip.clip_id not in done]
             if not missing:

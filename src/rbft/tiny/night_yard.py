@@ -18,6 +18,7 @@ from rbft.clips.pool import available_processors
 from rbft.errors import UserError
 from rbft.files import JsonlAppender, read_jsonl, write_record, write_text
 from rbft.records import Record, fingerprint
+from rbft.stopping import check
 from rbft.tiny.language import words_of
 from rbft.tiny.shift import SEVERITIES
 from rbft.tiny.world import SceneSpec
@@ -121,6 +122,7 @@ def write_night_yard(
             for row in rendered:
                 rows.append([row])
                 known[row.path] = row
+                check()
     path = folder / manifest
     text = _csv([known[clip.path] for clip in clips])
     if not path.is_file() or path.read_text(encoding="utf-8") != text:

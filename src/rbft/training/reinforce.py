@@ -31,6 +31,7 @@ from rbft.progress import Reporter, Say
 from rbft.recipe import Recipe
 from rbft.records import Question, ReinforcePoint, RolloutRecord
 from rbft.rewards import ungradable
+from rbft.training.ending import EndsWhenAsked, RoomForSaves, check_finished
 from rbft.training.held_out import HELD_OUT, HeldOut
 from rbft.training.rollouts import Grader, Written, step_measures
 from rbft.training.saves import SealSaves, newest_whole
@@ -138,10 +139,13 @@ def reinforce(
         train_dataset=_Numbers(len(questions)),
         data_collator=lambda numbers: {"numbers": torch.tensor([n for n in numbers if n != NOBODY])},
         skips=Skips(say, steps=steps, updates=settings.updates, setting="reinforce.learning_rate"),
-        callbacks=[SealSaves(resumed), TensorBoardCallback(writer)],
-    )
+        callbacks=[
+            RoomForSaves(), SealSaves(resumed), EndsWhenAsked(settings.updates), TensorBoardCallback(writer)
+        ],
+    )  # fmt: skip
     quiet(trainer)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    check_finished(trainer.state)
     trainer.check_weights()
     trainer.measure_held_out()
     writer.close()

@@ -22,7 +22,9 @@ from rbft.progress import Reporter, Say
 from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.recipe import SAME_RESULT, Recipe, Reinforce
 from rbft.records import Checkpoint, Clip, Example, Question, fingerprint
+from rbft.stopping import finishing
 from rbft.store import CARD, Card, RunStore, check_lineage, publish, read_card, seal_fault
+from rbft.training.ending import disk_faults
 from rbft.training.examples import refuse_test_clips
 from rbft.training.reinforce import reinforce
 from rbft.training.rollouts import Grader, label_questions
@@ -106,7 +108,8 @@ def train_stage(
 
     A device that runs out of memory is asked again with half the micro-batch: the step stays as large. Says (None: on
     standard error) that, which saves are passed over and which steps are skipped. Raises LineageError where a test clip
-    is among the examples or the parent on disk is not the one meant.
+    is among the examples or the parent on disk is not the one meant; StoreError where the disk has no room or refuses;
+    StoppedError, with a save, where the process is asked to end.
     """
     say = say or Reporter().say
     folder = store.checkpoint(job.key)
@@ -114,11 +117,9 @@ def train_stage(
     refuse_test_clips(job.learnt, job.clips)
     if job.parent.stage != "base":
         check_lineage(read_card(store.checkpoint(job.parent.fingerprint)).checkpoint, job.parent)
-    vlm = _trained(job, frames, work, store.logs(job.key), allow_remote_code, say)
     checkpoint = _child(job, str(folder))
     finished = folder.with_name(f".{job.key}.finished")
     shutil.rmtree(finished, ignore_errors=True)
-    vlm.save(finished)
     card = Card(
         checkpoint=checkpoint,
         prompts=job.prompts,
@@ -127,8 +128,12 @@ def train_stage(
         describing=job.describing,
         questions=job.prompts.templates.asking,
     )
-    write_record(finished / CARD, card)
-    publish(finished, folder)
+    with disk_faults(work, finished):
+        with finishing():
+            vlm = _trained(job, frames, work, store.logs(job.key), allow_remote_code, say)
+        vlm.save(finished)
+        write_record(finished / CARD, card)
+        publish(finished, folder)
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
 

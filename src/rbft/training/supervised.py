@@ -28,6 +28,7 @@ from rbft.recipe import Lora, Recipe, Training
 from rbft.records import Example, LossPoint
 from rbft.store import MANIFEST
 from rbft.training.batches import IGNORED, Collator, ExampleDataset, LikeLengths, example_lengths
+from rbft.training.ending import EndsWhenAsked, RoomForSaves, check_finished
 from rbft.training.saves import TRAINED_FILE, SealSaves, newest_whole
 from rbft.training.skips import SKIPPED, Skips
 
@@ -84,11 +85,12 @@ def train(
         data_collator=lambda batch: collate(batch) | {CLIPS: [example.clip_id for example in batch]},
         lengths=example_lengths(vlm, examples, frames),
         skips=Skips(say, steps=steps, updates=1, setting="training.learning_rate"),
-        callbacks=[SealSaves(resumed), TensorBoardCallback(writer)],
+        callbacks=[RoomForSaves(), SealSaves(resumed), EndsWhenAsked(), TensorBoardCallback(writer)],
     )
     quiet(trainer)
     with packed_language(base) if packed else nullcontext():
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    check_finished(trainer.state)
     trainer.check_weights()
     writer.close()
     points = [
