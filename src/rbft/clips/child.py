@@ -36,8 +36,8 @@ FRAMES_PER_BUDGET = 5_000
 
 _OUT_OF_MEMORY = ("get_buffer() failed", "Cannot allocate memory", "Could not allocate", "Failed to allocate")
 """What decoders write into FFmpeg's log when memory fails, and then report as invalid data."""
-_PIXELS = re.compile(r"Picture size (\d+)x(\d+) exceeds specified max pixel count")
-"""What they write there about a frame above the bound on pixels that they were given."""
+_PICTURE_SIZE = re.compile(r"Picture size (\d+)x(\d+) (?:exceeds|is invalid)")
+"""What they write there about a frame above the bound on pixels that they were given, or above their own."""
 
 
 class Request(Record):
@@ -78,9 +78,10 @@ def answer(request: Request) -> Reply:
     if reply.problem is None or reply.problem[0] != "unreadable":
         return reply
     said = [message for _, _, message in log]
-    if size := next(filter(None, map(_PIXELS.search, said)), None):
-        error = too_many_pixels(Path(request.path), int(size[1]), int(size[2]), request.limits)
-        return reply.model_copy(update={"problem": (error.reason, error.detail)})
+    for width, height in [(int(size[1]), int(size[2])) for size in map(_PICTURE_SIZE.search, said) if size]:
+        if width * height > request.limits.pixels:
+            error = too_many_pixels(Path(request.path), width, height, request.limits)
+            return reply.model_copy(update={"problem": (error.reason, error.detail)})
     if any(sign in message for message in said for sign in _OUT_OF_MEMORY):
         return reply.model_copy(update={"problem": _too_large(request.limits)})
     return reply
@@ -189,6 +190,7 @@ def main() -> None:
     """Serve on standard input and output. An interrupt from the keyboard is for the process that asked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # else what one file made FFmpeg say is said again of the next
     replies = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not speak into the replies
     confine()
