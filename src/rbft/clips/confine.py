@@ -1,7 +1,7 @@
 """What a process gives up before it opens files nobody vouches for: sockets, other programs, outliving its parent.
 
 A hole in a decoder then reaches no network and starts nothing. The kernel refuses the calls (seccomp, which needs no
-privilege and no namespace, so files are read and written as before): Linux on x86-64 and ARM. Elsewhere nothing is done.
+privilege and no namespace, so files are read and written as before), on Linux with x86-64 or ARM; elsewhere nothing is.
 """
 
 from __future__ import annotations
