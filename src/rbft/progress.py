@@ -22,6 +22,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a file of text can hold this: not so a file's name with other bytes, or half of a JSON character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Lasting(io.FileIO):
     """A stream that goes silent where its reader is gone, so that nobody's work ends for it."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +83,55 @@ def test_bad_clips_and_faults(folders: Path, tmp_path: Path) -> None:
     assert "\x1b" not in text and "bad\\x1b[31m" in text
     assert "fault: label 'c' has no clip that can be used" in text
     assert all(name in table(result, width=80) for name in ("0", "empty"))
+
+
+NAMES = (
+    "é 日本.mp4", "🎬.mp4", "a b  c.mp4", "line\nbreak.mp4", "-dash.mp4", "frame%03d.mp4", "$(touch x).mp4",
+    "back\\slash.mp4", "\x1b[31mred.mp4", "x" * 251 + ".mp4",
+)  # fmt: skip
+
+
+def test_names_of_every_kind_are_read_and_none_steers_a_terminal(clip: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    (tmp_path / "\x1b]0;title\x07 \u202e.mp4").touch()
+    (tmp_path / "\x1b[2J").mkdir()
+    (tmp_path / "\x1b[2J" / "\x1b[2Jdeep.mp4").touch()
+    result = checked(tmp_path)
+    read = {i.row.listed for i in result.inspections if i.problem is None}
+    assert read == set(NAMES) and len(result.bad) == 2
+    for width in (60, 200):
+        text = table(result, width)
+        assert not [c for c in text if not c.isprintable() and c != "\n"]
+        assert "line\nbreak" not in text
+    assert "\\x1b]0;title\\x07 \\u202e.mp4: empty: the file has no bytes" in table(result)
+    assert "\x1b" not in to_json_lines(result)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_names_that_are_not_utf8_are_refused_in_words(clip: Path, tmp_path: Path) -> None:
+    """No JSON and no table can hold them; nothing is guessed."""
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / f"{label}.mp4").write_bytes(clip.read_bytes() + label.encode())
+    odd = tmp_path / "a" / os.fsdecode(b"caf\xe9.mp4")
+    odd.write_bytes(clip.read_bytes())
+    result = checked(tmp_path)
+    [fault] = [fault for fault in result.faults if "UTF-8" in fault]
+    assert fault.endswith(
+        r"a/caf\udce9.mp4: path 'a/caf\udce9.mp4' is not UTF-8 text; rename the file or its folder, "
+        "then list it by its new name"
+    )
+    [bad] = checked(odd).bad
+    assert bad.problem == (
+        "unreadable",
+        "the name holds bytes that are not UTF-8 text; rename the file or its folder",
+    )
+    (tmp_path / "clips.jsonl").write_text('{"path": "a/a.mp4", "rationale": "\\ud800"}\n{"path": "\\udce9.mp4"}\n')
+    faults = checked(tmp_path / "clips.jsonl").faults
+    assert r"rationale '\ud800' is not UTF-8 text; write it anew" in "\n".join(faults)
+    assert r"path '\udce9.mp4' is not UTF-8 text; rename the file" in "\n".join(faults)
+    assert not [fault for fault in faults if "has no path" in fault]
 
 
 def test_duplicates_and_leaks_are_shown(folders: Path, tmp_path: Path) -> None:

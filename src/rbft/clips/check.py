@@ -20,7 +20,7 @@ from rbft.clips.manifest import Listing, Refused, Row, listing_of_files, read_ma
 from rbft.clips.sources import MANIFEST_SUFFIXES, files_below, stranger_notes
 from rbft.clips.split import split_faults
 from rbft.experiment import ClipLimits, Experiment, Sampling, SplitRule
-from rbft.progress import Reporter
+from rbft.progress import Reporter, printable
 from rbft.records import Grid, Split
 
 MAX_GOOD_ROWS = 40
@@ -234,7 +234,7 @@ def render_table(result: CheckResult, console: Console) -> None:
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style))
+    console.print(Text(printable(text), style=style))
 
 
 _NARROW = 110

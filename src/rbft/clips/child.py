@@ -1,7 +1,7 @@
 """The process that opens files nobody vouches for: `python -m rbft.clips.child`, one JSON line in, one out.
 
-It bounds its own memory and processor time for each file, and ends when its standard input closes, so it never outlives
-the process that asked. Frames go straight to the cache; only text crosses the pipe. Asked through `clips.pool`.
+It bounds its own memory and processor time for each file, has neither sockets nor other programs, and ends with the
+process that asked. Frames go straight to the cache; only text crosses the pipe. Asked through `clips.pool`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -20,6 +21,8 @@ import av
 import av.logging
 
 from rbft.clips.cache import FrameCache, cache_key
+from rbft.clips.confine import confine
+from rbft.clips.container import too_many_pixels
 from rbft.clips.decode import decode
 from rbft.clips.frames import plan_frames
 from rbft.clips.probe import examine
@@ -33,6 +36,8 @@ FRAMES_PER_BUDGET = 5_000
 
 _OUT_OF_MEMORY = ("get_buffer() failed", "Cannot allocate memory", "Could not allocate", "Failed to allocate")
 """What decoders write into FFmpeg's log when memory fails, and then report as invalid data."""
+_PICTURE_SIZE = re.compile(r"Picture size (\d+)x(\d+) (?:exceeds|is invalid)")
+"""What they write there about a frame above the bound on pixels that they were given, or above their own."""
 
 
 class Request(Record):
@@ -72,7 +77,12 @@ def answer(request: Request) -> Reply:
         reply = _answer(request)
     if reply.problem is None or reply.problem[0] != "unreadable":
         return reply
-    if any(sign in message for _, _, message in log for sign in _OUT_OF_MEMORY):
+    said = [message for _, _, message in log]
+    for width, height in [(int(size[1]), int(size[2])) for size in map(_PICTURE_SIZE.search, said) if size]:
+        if width * height > request.limits.pixels:
+            error = too_many_pixels(Path(request.path), width, height, request.limits)
+            return reply.model_copy(update={"problem": (error.reason, error.detail)})
+    if any(sign in message for message in said for sign in _OUT_OF_MEMORY):
         return reply.model_copy(update={"problem": _too_large(request.limits)})
     return reply
 
@@ -181,8 +191,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # else what one file made FFmpeg say is said again of the next
     replies = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not speak into the replies
+    confine()
     with os.fdopen(replies, "w", encoding="utf-8") as file:
         serve(_lines_until_closed(sys.stdin.fileno()), file)
 

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from rbft.errors import ClipError
 from rbft.experiment import ClipLimits
+from rbft.progress import is_utf8
 from rbft.records import ClipProblem
 
 FORMATS = ("mov", "matroska", "avi", "flv", "mpeg", "mpegts", "ogg", "gif", "asf", "mxf", "ivf")
@@ -117,6 +118,8 @@ def too_many_pixels(path: Path, width: int, height: int, limits: ClipLimits) -> 
 
 def check_file(path: Path) -> None:
     """Raise ClipError where a path is not a regular file with bytes in it: missing, empty, unreadable."""
+    if not is_utf8(str(path)):
+        raise fail(path, "unreadable", "the name holds bytes that are not UTF-8 text; rename the file or its folder")
     try:
         status = path.stat()
     except FileNotFoundError:

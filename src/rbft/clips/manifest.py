@@ -23,11 +23,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from rbft.clips.grouped import first_of
 from rbft.clips.sources import Cells, Source, read_source
-from rbft.progress import printable
+from rbft.progress import is_utf8, printable
 from rbft.records import Box, Split
 
 _SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_NOT_UTF8 = ("write it anew", "rename the file or its folder, then list it by its new name")
+"""What to do about text, and about a path."""
 _BOXES = TypeAdapter(tuple[Box, ...])
 
 
@@ -153,7 +155,8 @@ class _Reading:
     def _row(self, cells: Cells) -> Row | None:
         listed = self._text(cells, "path")
         if not listed:
-            self._fault(cells, "has no path", "path")
+            if not self._row_faults:
+                self._fault(cells, "has no path", "path")
             return None
         path = self._path(cells, listed)
         start, end = self._seconds(cells, "start"), self._seconds(cells, "end")
@@ -246,6 +249,9 @@ class _Reading:
     def _text(self, cells: Cells, name: str) -> str | None:
         """The cell's text without spaces around it; None where empty. Whole numbers are text, true and 1.5 are not."""
         value = cells.values.get(name)
+        if isinstance(value, str) and not is_utf8(value):
+            self._fault(cells, f"{name} {show(repr(value))} is not UTF-8 text; {_NOT_UTF8[name == 'path']}")
+            return None
         if value is None or isinstance(value, str):
             return sys.intern((value or "").strip()) or None
         if isinstance(value, int) and not isinstance(value, bool):

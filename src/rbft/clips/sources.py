@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rbft.clips.grouped import first_of
+from rbft.progress import printable
 
 COLUMNS = ("path", "label", "clip_id", "split", "group", "start", "end", "rationale", "boxes", "category")
 VIDEO_SUFFIXES = frozenset(
@@ -295,7 +296,7 @@ def _folder(folder: Path, notes: list[str]) -> Iterator[Cells]:
                 continue
             split, label = (parts[0], parts[1]) if split_tops else (None, parts[0])
             listed = path.relative_to(folder).as_posix()
-            yield Cells(listed, {"path": listed, "label": label, "split": split})
+            yield Cells(printable(listed), {"path": listed, "label": label, "split": split})
     notes += stranger_notes(strangers)
 
 
