@@ -192,7 +192,7 @@ def test_flipped_bits_never_hurt_the_parent_and_the_verdict_is_the_same_twice(cl
 
 def test_replies_are_plain_json(clip: Path) -> None:
     assert set(json.loads(answer(request(clip)).model_dump_json())) == {
-        "probe", "plan", "key", "decoded", "problem", "store_error",
+        "probe", "plan", "key", "decoded", "thumbnails", "problem", "store_error",
     }  # fmt: skip
 
 
