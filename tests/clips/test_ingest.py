@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from rbft.clips.cache import FrameCache
-from rbft.clips.ingest import Inspection, build_manifest, clip_frames, inspect_clips
+from rbft.clips.ingest import build_manifest, clip_frames, inspect_clips
+from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import read_manifest
 from rbft.errors import ManifestError, StoreError
 from rbft.experiment import ClipLimits, Sampling, SplitRule

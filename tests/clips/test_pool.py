@@ -190,7 +190,7 @@ def test_what_one_file_made_the_decoder_say_is_not_said_of_the_next(reader: Read
 
 def test_replies_are_plain_json(clip: Path) -> None:
     assert set(json.loads(answer(request(clip)).model_dump_json())) == {
-        "probe", "plan", "key", "decoded", "problem", "store_error",
+        "probe", "plan", "key", "decoded", "thumbnails", "problem", "store_error",
     }  # fmt: skip
 
 

@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rbft.clips.duplicates import split_and_leaks
 from rbft.clips.grouped import MAX_LINES, Bad, by_reason
-from rbft.clips.ingest import Inspection, duplicates, inspect_clips, splits_of
+from rbft.clips.ingest import inspect_clips
+from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import Listing, Refused, Row, listing_of_files, read_manifest, show
 from rbft.clips.sources import MANIFEST_SUFFIXES, files_below, stranger_notes
 from rbft.clips.split import split_faults
@@ -96,8 +98,7 @@ def check(
             listing, sampling=sampling, grid=grid, limits=limits, workers=workers, progress=advance
         )
     good = [i for i in inspections if i.problem is None]
-    splits = splits_of(good, split or SplitRule())
-    faults, notes = duplicates(good, splits)
+    splits, faults, notes = split_and_leaks(good, split or SplitRule())
     if any(i.row.label is not None for i in good):
         faults += split_faults([i.row for i in good], splits)
         used = {i.row.label for i in good}

@@ -6,6 +6,7 @@ process that asked. Frames go straight to the cache; only text crosses the pipe.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import queue
@@ -26,6 +27,7 @@ from rbft.clips.container import too_many_pixels
 from rbft.clips.decode import decode
 from rbft.clips.frames import plan_frames
 from rbft.clips.probe import examine
+from rbft.clips.thumbnails import planned, thumbnails, with_instants
 from rbft.errors import ClipError, StoreError
 from rbft.experiment import ClipLimits, Sampling
 from rbft.records import FramePlan, Grid, Probe, Record
@@ -60,6 +62,8 @@ class Reply(Record):
     plan: FramePlan | None = None
     key: str | None = None
     decoded: bool = False
+    thumbnails: str | None = None
+    """The clip's small pictures in base64, where there is no cache to hold them."""
     problem: tuple[str, str] | None = None
     store_error: str | None = None
 
@@ -89,7 +93,7 @@ def answer(request: Request) -> Reply:
 
 def _answer(request: Request) -> Reply:
     path, limits = Path(request.path), request.limits
-    probe = plan = key = None
+    probe = plan = key = small = None
     decoded = False
     try:
         with bounded_memory(limits.megabytes):
@@ -100,17 +104,21 @@ def _answer(request: Request) -> Reply:
             cache = FrameCache(Path(request.cache)) if request.cache else None
             if cache is None or not cache.has(key):
                 with bounded_seconds(limits.seconds * (1 + probe.num_frames // FRAMES_PER_BUDGET)):
-                    frames = decode(path, plan, probe, limits, index=index)
+                    wide = with_instants(plan)
+                    frames = decode(path, wide, probe, limits, index=index)
+                    small = thumbnails(frames)
                 decoded = True
                 if cache is not None:
-                    cache.write(request.sha256, plan, frames)
+                    cache.write(request.sha256, plan, planned(frames, wide, plan), small)
     except ClipError as error:
         return Reply(probe=probe, plan=plan, problem=(error.reason, error.detail))
     except MemoryError:
         return Reply(probe=probe, problem=_too_large(limits))
     except StoreError as error:
         return Reply(store_error=str(error))
-    return Reply(probe=probe, plan=plan, key=key if request.cache else None, decoded=decoded)
+    if cache is not None:
+        return Reply(probe=probe, plan=plan, key=key, decoded=decoded)
+    return Reply(probe=probe, plan=plan, decoded=decoded, thumbnails=base64.b64encode(small or b"").decode())
 
 
 def _too_large(limits: ClipLimits) -> tuple[str, str]:

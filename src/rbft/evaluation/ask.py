@@ -19,7 +19,8 @@ from rich.text import Text
 from rbft.asking import prompt_faults
 from rbft.clips.cache import FrameCache
 from rbft.clips.grouped import Bad, by_reason, first_of
-from rbft.clips.ingest import Inspection, clip_frames, inspect_clips
+from rbft.clips.ingest import clip_frames, inspect_clips
+from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import Listing, show
 from rbft.clips.questions import QuestionRow, find_videos, read_questions
 from rbft.errors import ManifestError, UserError
