@@ -180,6 +180,8 @@ class Rationale(Record):
     engine: str
     prompt_fingerprint: str
     seed: int
+    attempt: int = 0
+    """0, or which sampled retry of a blank, a loop or a refusal it is."""
     verdict: Verdict
     agreement: dict[str, Probability] | None = None
     """Of a voted text: by dimension, how well the chosen text agrees with those of the other samples."""
