@@ -461,6 +461,7 @@ def _report(
         curves=curves,
         rationales=written,
         retention=kept,
+        prompt=session.prompts.rationale(),
         thresholds=session.thresholds,
         examples=examples,
         explained=explained,
