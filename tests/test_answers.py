@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import statistics
 import unicodedata
 from importlib import resources
@@ -290,7 +291,8 @@ def test_refusals_are_found_in_five_languages(language: str) -> None:
     assert len(missed) <= 1, missed
 
 
-def test_descriptions_are_not_refusals() -> None:
+def descriptions() -> list[str]:
+    """Five hundred good ones, with words that refusals have too."""
     who = ["a man", "two children", "a sorry-looking dog", "a courier", "nobody"]
     looks = ["a face that I cannot see clearly", "no visible injuries", "blue clothes", "a mask", "wet fur"]
     does = ["cannot open the door", "refuses to move", "apologises to a neighbour", "runs to the left"]
@@ -306,8 +308,25 @@ def test_descriptions_are_not_refusals() -> None:
         for a, b, c, d in itertools.product(who, looks, does, where)
     ]
     assert len(good) == 500
-    wrong = [text for text in good if "refusal" in judge(text).reasons]
+    return good
+
+
+def test_descriptions_are_not_refusals() -> None:
+    wrong = [text for text in descriptions() if "refusal" in judge(text).reasons]
     assert len(wrong) <= 5, wrong
+
+
+def test_two_hundred_loops_of_four_kinds_are_found_and_five_hundred_descriptions_are_none() -> None:
+    rng, good = random.Random(0), descriptions()
+    loops = [
+        *(f"{rng.choice(good)} {rng.choice(good)[:60]} " + f"{rng.choice(good)[40:90]} " * 30 for _ in range(50)),
+        *(f"{rng.choice(good)} " + "the dog, " * rng.randint(30, 300) for _ in range(50)),
+        *("".join(f"{n} %, " for n in range(5, rng.randint(800, 2000), 5)) for _ in range(50)),
+        *("".join(f"at {n // 60}:{n % 60:02} a man. " for n in range(rng.randint(60, 400))) for _ in range(50)),
+    ]
+    missed = [text[:80] for text in loops if "repeating" not in judge(text).reasons]
+    assert len(missed) <= 4, missed
+    assert [text for text in good if "repeating" in judge(text).reasons] == []
 
 
 @pytest.mark.parametrize(
