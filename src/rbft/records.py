@@ -211,6 +211,8 @@ class StepAnswer(Record):
     num_tokens: int | None = None
     """None where the engine does not count."""
     attempts: int = 1
+    served_by: str | None = None
+    """The model that a server says it answered with; None of other engines."""
 
 
 class Curated(Record):
