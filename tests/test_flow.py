@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import rbft
 from commands import command
+from connections import connections
 from rbft.errors import UserError
 from rbft.files import read_jsonl, read_record, sha256_of
 from rbft.records import Manifest, Prediction, Rationale
@@ -62,8 +63,10 @@ def experiment(yard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(experiment: Path) -> Path:
-    """The run directory of all arms, made by the command."""
-    assert command("run", str(experiment)) == 0
+    """The run directory of all arms, made by the command, which connects to nothing."""
+    with connections() as noted:
+        assert command("run", str(experiment)) == 0
+    assert noted == []
     return experiment.parent / "runs" / "yard"
 
 

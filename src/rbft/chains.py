@@ -252,7 +252,7 @@ def _requests(session: Session, stage: Stage) -> list[Request]:
     if stage.vote is None:
         return [session.request]
     settings = session.experiment.rationales.model_copy(
-        update={"temperature": stage.vote.temperature, "top_p": stage.vote.top_p}
+        update={"temperature": stage.vote.temperature, "top_p": stage.vote.top_p, "retries": 0}
     )
     return [
         Request(session.prompts, settings, session.thresholds, sample=sample) for sample in range(stage.vote.samples)

@@ -99,6 +99,13 @@ class Curation(Section):
         None, description="sees clip and thought, and corrects it; `none` leaves the step out"
     )
     revises: bool = Field(True, description="false: the same as `revise: none`")
+    max_requests: int | None = Field(
+        None, ge=1, description="requests to endpoints, with those that the output folder holds the answers of; empty: "
+        "as many as it takes"
+    )  # fmt: skip
+    max_tokens: int | None = Field(
+        None, ge=1, description="tokens that endpoints read and write, counted like `max_requests`"
+    )
     chain: str | None = Field(
         None, description="`default`, `brief` or a file of the same form; empty: as `prompts`, where that is built in"
     )

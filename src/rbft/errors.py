@@ -9,6 +9,7 @@ RbftError                 something stopped the work; the message says what, wha
 │   ├── EngineError       an engine that writes elsewhere cannot be reached, or does not accept what it is asked
 │   ├── CheckpointError   a checkpoint that is missing, incomplete, damaged or of an unknown family
 │   └── ShortMemoryError  the work does not fit the memory of the device
+├── BudgetError           what may be spent on endpoints is spent
 ├── StoreError            the run directory cannot be written or holds something unexpected
 └── StoppedError          somebody asked the process to end: exit code 75; the same command continues
 """
@@ -71,6 +72,10 @@ class CheckpointError(UserError):
 
 class ShortMemoryError(UserError):
     """The work does not fit the memory of the device, as expected beforehand or as it turned out."""
+
+
+class BudgetError(RbftError):
+    """Requests or tokens of endpoints are used up; what was answered is kept."""
 
 
 class StoreError(RbftError):

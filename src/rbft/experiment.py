@@ -88,6 +88,7 @@ class Rationales(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     batch_size: int = Field(16, ge=1)
     drop_contradicting: bool = Field(False, description="also drop rationales that contradict the clip's label")
+    retries: int = Field(2, ge=0, le=10, description="how often a blank, a loop or a refusal is sampled anew")
 
 
 class Evaluation(Section):

@@ -31,7 +31,8 @@ from rbft.evaluation.verdict import (
 )
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
-from rbft.rationales.audit import collapse_note, summarise
+from rbft.rationales.audit import collapse_note, examined, summarise
+from rbft.rationales.leakage import leakage_note
 from rbft.records import (
     Checkpoint,
     Clip,
@@ -53,7 +54,7 @@ from rbft.report.material import (
     ReportMaterial,
 )
 from rbft.report.page import write_report
-from rbft.results import ArmCurve, ArmReport, DatasetReport, Report, Retention
+from rbft.results import ArmCurve, ArmReport, DatasetReport, RationaleReport, Report, Retention
 from rbft.store import RunStore
 
 
@@ -83,6 +84,8 @@ class Findings:
     curves: Mapping[str, Mapping[float, Runs]]
     """By arm and share of the labelled training clips, the predictions of every seed; 1.0 is the arm itself."""
     rationales: Sequence[Rationale]
+    prompt: str
+    """What rationales were asked for by."""
     thresholds: AuditThresholds
     examples: Sequence[Clip]
     explained: Mapping[str, Rationale]
@@ -125,7 +128,9 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
             curves=curves,
         )
     )
+    rationales = _examined(findings)
     alike = collapse_note(findings.rationales, findings.thresholds)
+    leaking = None if rationales is None else leakage_note(rationales.leakage)
     report = Report(
         name=experiment.name,
         headline=headline,
@@ -145,7 +150,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
             resamples=experiment.evaluation.resamples,
         ),
         learning_curve=curves,
-        rationales=summarise(findings.rationales) if findings.rationales else None,
+        rationales=rationales,
         retention=findings.retention,
         timing=findings.store.timings(),
         environment=environment(findings.device),
@@ -153,7 +158,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         fingerprints=dict(findings.fingerprints),
         notes=findings.manifest.notes
         + tuple(findings.notes)
-        + ((alike,) if alike else ())
+        + tuple(note for note in (alike, leaking) if note is not None)
         + tuple(silent_labels(findings))
         + tuple(skipped_steps(findings.store, {name: run.checkpoints for name, run in findings.arms.items()})),
     )
@@ -163,6 +168,14 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
     classifier = _classifier(findings, rows, advice.arm)
     page = write_report(findings.store.root, report, _material(findings, classifier))
     return report, page, classifier
+
+
+def _examined(findings: Findings) -> RationaleReport | None:
+    """What holds of all rationales of the training clips."""
+    if not findings.rationales:
+        return None
+    truths = {c.clip_id: c.label for c in findings.manifest.of("train", labelled=True) if c.label is not None}
+    return examined(findings.rationales, truths, findings.labels, findings.prompt, findings.thresholds)
 
 
 def silent_labels(findings: Findings) -> list[str]:

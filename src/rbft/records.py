@@ -180,6 +180,8 @@ class Rationale(Record):
     engine: str
     prompt_fingerprint: str
     seed: int
+    attempt: int = 0
+    """0, or which sampled retry of a blank, a loop or a refusal it is."""
     verdict: Verdict
     agreement: dict[str, Probability] | None = None
     """Of a voted text: by dimension, how well the chosen text agrees with those of the other samples."""
@@ -209,6 +211,8 @@ class StepAnswer(Record):
     num_tokens: int | None = None
     """None where the engine does not count."""
     attempts: int = 1
+    served_by: str | None = None
+    """The model that a server says it answered with; None of other engines."""
 
 
 class Curated(Record):

@@ -461,6 +461,7 @@ def _report(
         curves=curves,
         rationales=written,
         retention=kept,
+        prompt=session.prompts.rationale(),
         thresholds=session.thresholds,
         examples=examples,
         explained=explained,
@@ -474,7 +475,7 @@ def _report(
 
 def _written(session: Session, arms: Mapping[str, ArmRun]) -> list[Rationale]:
     """The base's rationales of the training clips; where no arm asked for them, what the first arm chose from."""
-    known = session.texts.get(session.request.key(session.base, session.experiment.sampling), {})
+    known = session.written(session.base, session.request)
     train = [known[clip.clip_id] for clip in session.manifest.of("train") if clip.clip_id in known]
     return train or next((list(run.rationales) for run in arms.values() if run.rationales), [])
 

@@ -42,8 +42,8 @@ class Session:
     crew: Crew | None = None
     """Who writes curated thoughts, where an arm learns them."""
     held: tuple[str, VLM] | None = None
-    texts: dict[str, dict[str, Rationale]] = field(default_factory=dict)
-    """Texts at hand, by the key of their request and clip id."""
+    texts: dict[tuple[str, int], dict[str, Rationale]] = field(default_factory=dict)
+    """Texts at hand, by the key of their request, its retries, and clip id."""
     curated: dict[str, Rationale] = field(default_factory=dict)
     """Curated thoughts at hand, by clip id."""
     clips: dict[str, Clip] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Session:
     @property
     def greedy(self) -> Request:
         """As `request`, and never sampled: how a checkpoint describes a clip that it is then asked about."""
-        settings = self.experiment.rationales.model_copy(update={"temperature": 0.0, "top_p": 1.0})
+        settings = self.experiment.rationales.model_copy(update={"temperature": 0.0, "top_p": 1.0, "retries": 0})
         return Request(self.prompts, settings, self.thresholds)
 
     def saying(self, describing: Describing | Reasoning) -> Request:
@@ -96,7 +96,7 @@ class Session:
     ) -> Mapping[str, Rationale]:
         """An engine's rationales of these clips, written once for all arms that want them; by clip id, in order."""
         key = request.key(engine, self.experiment.sampling)
-        known = self.texts.setdefault(key, {})
+        known = self.texts.setdefault((key, request.settings.retries), {})
         if any(clip.clip_id not in known for clip in clips):
             with self.store.timed(step, key) as working, self.reporter.counted(what, len(clips)) as advance:
                 written = write_rationales(
@@ -110,3 +110,7 @@ class Session:
                 )
             known |= {rationale.clip_id: rationale for rationale in written}
         return {clip.clip_id: known[clip.clip_id] for clip in clips}
+
+    def written(self, engine: Checkpoint, request: Request) -> Mapping[str, Rationale]:
+        """What of it is at hand, by clip id."""
+        return self.texts.get((request.key(engine, self.experiment.sampling), request.settings.retries), {})

@@ -39,6 +39,8 @@ class Reply:
     prompt_tokens: int | None = None
     num_tokens: int | None = None
     attempts: int = 1
+    served_by: str | None = None
+    """The model that a server says it answered with."""
 
 
 @dataclass(frozen=True)
