@@ -449,6 +449,28 @@ def explain(
         render_explanations(made, Console())
 
 
+@app.command()
+def doctor(
+    output: Annotated[Path, typer.Option(help="The folder that runs will be written to.")] = Path("runs"),
+    model: Annotated[str | None, typer.Option(help="Also: is this model on this machine, whole?")] = None,
+    revision: Annotated[str | None, typer.Option(help="The commit or branch of that model.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """What is installed and what this machine can do: each thing is ok, a note or a fault, with what to do next.
+
+    Fetches nothing and leaves nothing behind. Exits with 2 where rbft cannot be used as it is, else with 0.
+    """
+    from rbft.doctor.examine import examine
+    from rbft.doctor.findings import Examination, render_examination
+
+    seen = Examination(findings=tuple(examine(output, os.environ, model=model, revision=revision)))
+    if as_json:
+        sys.stdout.write(seen.model_dump_json() + "\n")
+    else:
+        render_examination(seen.findings, Console())
+    raise typer.Exit(seen.exit_code)
+
+
 def _version(value: bool) -> None:
     if value:
         sys.stdout.write(f"rbft {__version__}\n")

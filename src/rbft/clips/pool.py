@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import IO, TypeVar
 from rbft.clips.child import FRAMES_PER_BUDGET, Reply, Request, wall_seconds
 from rbft.errors import StoreError
 from rbft.experiment import ClipLimits
+from rbft.machine import available_processors
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -168,8 +168,3 @@ def readers(workers: int) -> Iterator[Callable[[Callable[[Reader, T], R], Iterab
         for reader in every:
             reader.close()
         threads.shutdown()
-
-
-def available_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

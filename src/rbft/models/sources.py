@@ -14,7 +14,7 @@ from rbft.records import fingerprint
 
 EMBEDDED = "embedded"
 _ROOMS = {"model": "checkpoint", "encoder": "encoder_checkpoint"}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _check_folder(folder: Path, allow_remote_code: bool) -> None:
             "read that code, then set `allow_remote_code: true` if you trust it"
         )
     if not any(folder.glob("*.safetensors")):
-        pickles = [f.name for pattern in _PICKLES for f in folder.glob(pattern)]
+        pickles = [f.name for pattern in PICKLES for f in folder.glob(pattern)]
         found = f"; it holds {', '.join(pickles)}, which can run code when loaded and is refused" if pickles else ""
         raise CheckpointError(f"{folder}: no *.safetensors weights{found}")
 
@@ -90,7 +90,7 @@ def _from_hub(name: str, revision: str | None, allow_remote_code: bool) -> Sourc
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, ignore_patterns=list(_PICKLES)))
+        folder = Path(snapshot_download(name, revision=revision, ignore_patterns=list(PICKLES)))
     except HFValidationError:
         raise CheckpointError(
             f"{name!r} is neither a folder here nor a Hugging Face name (owner/name), nor `{EMBEDDED}`"
