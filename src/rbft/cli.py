@@ -452,7 +452,7 @@ def explain(
 @app.command()
 def doctor(
     output: Annotated[Path, typer.Option(help="The folder that runs will be written to.")] = Path("runs"),
-    model: Annotated[str | None, typer.Option(help="Also: is this model on this machine, whole?")] = None,
+    model: Annotated[str | None, typer.Option(help="Also look whether this model is on this machine, whole.")] = None,
     revision: Annotated[str | None, typer.Option(help="The commit or branch of that model.")] = None,
     as_json: JSON = False,
 ) -> None:

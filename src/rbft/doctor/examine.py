@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 from rbft.doctor.findings import Finding
 from rbft.doctor.hardware import (
-    Imported,
     gpu_finding,
     import_all,
     memory_finding,
@@ -18,7 +14,7 @@ from rbft.doctor.hardware import (
     processor_finding,
     processor_quota,
 )
-from rbft.doctor.packages import package_findings, python_finding
+from rbft.doctor.packages import package_findings, python_finding, requirements
 from rbft.doctor.places import clip_findings, model_findings, output_findings
 from rbft.machine import available_processors, container_limits, machine_memory
 
@@ -27,9 +23,10 @@ def examine(
     output: Path, environment: Mapping[str, str], *, model: str | None = None, revision: str | None = None
 ) -> Iterator[Finding]:
     """Look at everything, in order; nothing is fetched, and nothing is left behind."""
-    imported = _imported(environment)
+    needed = requirements()
+    imported = import_all([one.name for one in needed if one.marker is None], environment)
     yield python_finding()
-    yield from package_findings(imported.broken)
+    yield from package_findings(needed, imported.broken)
     yield gpu_finding(imported.torch, environment)
     yield processor_finding(available_processors(), processor_quota())
     yield memory_finding(machine_memory(), container_limits())
@@ -37,8 +34,3 @@ def examine(
     yield from clip_findings()
     yield from output_findings(output)
     yield from model_findings(model, revision)
-
-
-def _imported(environment: Mapping[str, str]) -> Imported:
-    needed = [Requirement(text) for text in metadata.requires("rbft") or []]
-    return import_all([one.name for one in needed if one.marker is None], environment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Literal
@@ -69,17 +69,23 @@ def installed_version(package: str) -> str | None:
 def python_finding() -> Finding:
     """Python and rbft themselves."""
     said = f"{platform.python_version()} on {platform.system()} {platform.machine()}, rbft {__version__}"
+    if installed_version("rbft") is None:
+        return fault("python", f"{said}, which is not installed: what it needs is not known", "pip install 'rbft'")
     wanted = metadata.metadata("rbft")["Requires-Python"]
     if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
         return fault("python", f"{said}; rbft needs {wanted}", "make an environment with a newer Python")
     return ok("python", said)
 
 
-def package_findings(broken: Mapping[str, str]) -> Iterator[Finding]:
+def requirements() -> list[Requirement]:
+    """What rbft needs, by its own metadata."""
+    return [Requirement(text) for text in metadata.requires("rbft") or []] if installed_version("rbft") else []
+
+
+def package_findings(requirements: Iterable[Requirement], broken: Mapping[str, str]) -> Iterator[Finding]:
     """Every package that rbft needs, then those of its extras; `broken`: why a package could not be imported."""
     rows = known_bad()
-    for text in metadata.requires("rbft") or []:
-        needed = Requirement(text)
+    for needed in requirements:
         extra = _extra_of(needed)
         if extra is None:
             yield _needed(needed, rows, broken)
