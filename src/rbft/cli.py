@@ -436,7 +436,9 @@ def explain(
             for path in (found.path, *found.pictures):
                 console.print(str(path), markup=False, highlight=False, soft_wrap=True)
         return
-    if faults := folder_faults(out, "--out"):
+    from rbft.clips.container import file_faults
+
+    if faults := folder_faults(out, "--out") + file_faults(clips or []):
         raise UserError(faults)
     from rbft.serving.explain import explain as explain_files
     from rbft.serving.explain import render_explanations

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import atheris
 
+sys.path.insert(0, str(Path(__file__).parent))
 with atheris.instrument_imports(include=["rbft", "yaml"]):
     import targets
 from seeds import SEEDS

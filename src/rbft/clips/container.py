@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from rbft.errors import ClipError
 from rbft.experiment import ClipLimits
+from rbft.files import address_hint
 from rbft.records import ClipProblem
 
 FORMATS = ("mov", "matroska", "avi", "flv", "mpeg", "mpegts", "ogg", "gif", "asf", "mxf", "ivf")
@@ -120,7 +121,7 @@ def check_file(path: Path) -> None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise fail(path, "missing", "there is no such file") from None
+        raise fail(path, "missing", f"there is no such file{address_hint(path)}") from None
     except (OSError, ValueError) as error:
         raise fail(path, "unreadable", f"cannot be opened: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISREG(status.st_mode):

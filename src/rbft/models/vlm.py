@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as hf_logging
@@ -407,7 +408,13 @@ class TokenCounter:
 def _with_template(processor: Any, prompt: str, *, clip: bool = True) -> str:
     shown = [{"type": "video"}] if clip else []
     turn = {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}
-    return str(processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
+    try:
+        return str(processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise CheckpointError(
+            f"the model's chat template cannot be rendered: {_first_line(error)}; "
+            "take the model's files anew from where they come from"
+        ) from error
 
 
 def default_device() -> torch.device:

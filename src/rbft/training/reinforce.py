@@ -141,7 +141,7 @@ def reinforce(
         callbacks=[SealSaves(), TensorBoardCallback(writer)],
     )
     quiet(trainer)
-    trainer.train(resume_from_checkpoint=resumed)
+    trainer.train_from(resumed)
     trainer.check_weights()
     trainer.measure_held_out()
     writer.close()

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def train(
     )
     quiet(trainer)
     with packed_language(base) if packed else nullcontext():
-        trainer.train(resume_from_checkpoint=newest_whole(work))
+        trainer.train_from(newest_whole(work))
     trainer.check_weights()
     writer.close()
     points = [
@@ -104,6 +105,16 @@ class StageTrainer(Trainer):
         self._vlm = vlm
         self._recipe = recipe
         super().__init__(**arguments)
+
+    def train_from(self, save: str | None) -> None:
+        """Train, from a save where there is one; raises CheckpointError for one with more in it than tensors."""
+        try:
+            self.train(resume_from_checkpoint=save)
+        except UnpicklingError as error:
+            raise CheckpointError(
+                f"{save}: its optimizer.pt, scheduler.pt or rng_state.pth holds what could run code; "
+                "it is not loaded: delete the folder and give the same command again"
+            ) from error
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over four groups: vision tower or the rest, each with and without weight decay."""
