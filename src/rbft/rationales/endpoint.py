@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -23,6 +24,7 @@ from rbft.rationales.engines import Ask, Reply, Unanswered
 from rbft.records import fingerprint
 
 FIRST_PAUSE_SECONDS = 1.0
+KEY_TAKEN_OUT = "[key]"
 _HOPELESS = (401, 403, 404)
 """Statuses that no item and no retry changes: the settings are wrong."""
 _AGAIN = (408, 409, 429)
@@ -51,6 +53,7 @@ class EndpointEngine:
         self._stopped = threading.Event()
         self._sleep = sleep or self._stopped.wait
         self._rng = rng or random.Random()
+        self._key = "" if settings.key_from is None else key
         self._client = _client(settings, key)
 
     def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply | Unanswered]]:
@@ -74,7 +77,7 @@ class EndpointEngine:
                     if isinstance(error := future.exception(), EngineError):
                         wrong = error
                         continue
-                    reply = future.result()
+                    reply = self._without_key(future.result())
                     yield ask, reply
                     answered |= isinstance(reply, Reply)
                     lost = isinstance(reply, Unanswered) and (reply.unreachable or not answered)
@@ -89,6 +92,12 @@ class EndpointEngine:
             pool.shutdown(wait=True, cancel_futures=True)
         if wrong is not None:
             raise wrong
+
+    def _without_key(self, reply: Reply | Unanswered) -> Reply | Unanswered:
+        """What a server says, without the key where it sends it back: replies and details are written down."""
+        if isinstance(reply, Reply):
+            return replace(reply, text=reply.text.replace(self._key, KEY_TAKEN_OUT)) if self._key else reply
+        return replace(reply, detail=reply.detail.replace(self._key, KEY_TAKEN_OUT)) if self._key else reply
 
     def _reply(self, ask: Ask) -> Reply | Unanswered:
         """One request and its retries."""
