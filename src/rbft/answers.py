@@ -297,7 +297,7 @@ def words_of(text: str) -> list[str]:
 
 
 def _repeats(text: str, words: Sequence[str], limits: Repeating) -> str | None:
-    raw = text.encode()
+    raw = text.encode("utf-8", "replace")  # half of a character, as a file may hold it
     ratio = len(raw) / len(zlib.compress(raw))
     if len(raw) >= limits.zlib_min_bytes and ratio > limits.zlib_ratio:
         return f"compresses {ratio:.1f} times"

@@ -443,7 +443,9 @@ def explain(
             for path in (found.path, *found.pictures):
                 console.print(str(path), markup=False, highlight=False, soft_wrap=True)
         return
-    if faults := folder_faults(out, "--out"):
+    from rbft.clips.container import file_faults
+
+    if faults := folder_faults(out, "--out") + file_faults(clips or []):
         raise UserError(faults)
     from rbft.serving.explain import explain as explain_files
     from rbft.serving.explain import render_explanations
@@ -454,6 +456,28 @@ def explain(
             sys.stdout.write(one.explanation.model_dump_json() + "\n")
     else:
         render_explanations(made, Console())
+
+
+@app.command()
+def doctor(
+    output: Annotated[Path, typer.Option(help="The folder that runs will be written to.")] = Path("runs"),
+    model: Annotated[str | None, typer.Option(help="Also look whether this model is on this machine, whole.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The commit or branch of that model.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """What is installed and what this machine can do: each thing is ok, a note or a fault, with what to do next.
+
+    Fetches nothing and leaves nothing behind. Exits with 2 where rbft cannot be used as it is, else with 0.
+    """
+    from rbft.doctor.examine import examine
+    from rbft.doctor.findings import Examination, render_examination
+
+    seen = Examination(findings=tuple(examine(output, os.environ, model=model, revision=revision)))
+    if as_json:
+        sys.stdout.write(seen.model_dump_json() + "\n")
+    else:
+        render_examination(seen.findings, Console())
+    raise typer.Exit(seen.exit_code)
 
 
 def _version(value: bool) -> None:

@@ -18,6 +18,7 @@ from rbft.records import CurationStep, Record
 from rbft.section import Section
 
 BUILT_IN_CHAINS = ("default", "brief")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 MAX_FAILED_IN_A_ROW = 10
 """Asks in a row without any answer after which an endpoint counts as gone."""
 
@@ -72,6 +73,11 @@ class Engine(Section):
             )
         if self.endpoint is None:
             return self
+        if self.key_from is not None and not _VARIABLE.fullmatch(self.key_from):
+            raise ValueError(
+                "key_from names the environment variable that holds the key, such as EXAMPLE_KEY, and is not the key; "
+                "export EXAMPLE_KEY=… and write key_from: EXAMPLE_KEY"
+            )
         address = urlsplit(self.endpoint)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError(f"endpoint {self.endpoint!r} is no address; it begins with http:// or https://")

@@ -41,6 +41,7 @@ _PASSING = (errno.EIO, errno.ESTALE)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _PART = re.compile(r"\..{1,40}\.[0-9a-f]{12}\.part", re.DOTALL)
 _TAG = "tag:yaml.org,2002:"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
@@ -250,6 +251,18 @@ class JsonlAppender:
         self._file.close()
 
 
+def why_unread(path: Path, error: OSError) -> str:
+    """Why a file that a user names cannot be read; an address is no file of this machine."""
+    return f"cannot be read: {error.strerror}{address_hint(path)}"
+
+
+def address_hint(path: str | Path) -> str:
+    """What to say after "there is no such file" where the path is an address, else nothing."""
+    if not _ADDRESS.match(str(path)):
+        return ""
+    return "; it is an address, and rbft reads files of this machine alone: download it and name the file"
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
 
@@ -270,7 +283,7 @@ def read_yaml(path: Path, *, text_below: tuple[str, ...] = ()) -> Any:
         with path.open("rb") as file:
             raw = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:
-        raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ExperimentError(f"{path}: {why_unread(path, error)}") from None
     if len(raw) > MAX_YAML_BYTES:
         raise ExperimentError(f"{path}: longer than {MAX_YAML_BYTES} bytes; is this the file you meant?")
     try:

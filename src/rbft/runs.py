@@ -147,7 +147,7 @@ def _prepared(experiment: Experiment, reporter: Reporter, ahead: Reading | None 
 
 
 def _notes(session: Session) -> list[str]:
-    return [session.fit.plan.why_lora] if session.fit.plan.why_lora else []
+    return [note for note in (session.fit.plan.why_lora, session.unpinned) if note]
 
 
 def _fingerprints(session: Session) -> dict[str, str]:
@@ -231,6 +231,8 @@ def prepare(
     if not finished and not _reported(store, experiment):
         fitted.refuse()
     _tell(manifest, len(listing.rows), fitted, store, reporter)
+    if unpinned := source.unpinned(experiment.revision):
+        reporter.say(f"note: {unpinned}")
     if not finished:
         write_record(store.root / MEMORY, fitted.plan)
     write_text(store.root / "experiment.json", experiment.model_dump_json(indent=2) + "\n")
@@ -249,6 +251,7 @@ def prepare(
         fit=fitted,
         encoders=found.encoders,
         crew=found.crew,
+        unpinned=unpinned,
         clips={clip.clip_id: clip for clip in manifest.clips},
         questions=questions,
     )

@@ -41,6 +41,8 @@ class Session:
     """What rewards compare texts with clips by, under the names that the settings give."""
     crew: Crew | None = None
     """Who writes curated thoughts, where an arm learns them."""
+    unpinned: str | None = None
+    """What to know where the model may be another commit of the hub tomorrow."""
     held: tuple[str, VLM] | None = None
     texts: dict[tuple[str, int], dict[str, Rationale]] = field(default_factory=dict)
     """Texts at hand, by the key of their request, its retries, and clip id."""

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rbft.errors import CheckpointError, LineageError, StoreError
 from rbft.experiment import Sampling
-from rbft.files import JsonlAppender, R, read_jsonl, read_record, sha256_of, write_record
+from rbft.files import JsonlAppender, R, address_hint, read_jsonl, read_record, sha256_of, write_record
 from rbft.prompts import Describing, Prompts, QuestionTemplates, Reasoning
 from rbft.records import Checkpoint, Record
 
@@ -169,7 +169,7 @@ def read_classifier(folder: Path) -> Card:
 def checkpoint_faults(folder: Path) -> list[str]:
     """Why a folder is no checkpoint, by its names alone: one line, or none. Nothing is read."""
     if not folder.is_dir():
-        return [f"{folder}: no such folder; give the folder of a checkpoint that rbft trained"]
+        return [f"{folder}: no such folder{address_hint(folder)}; give the folder of a checkpoint that rbft trained"]
     if (folder / "checkpoints").is_dir():
         inside = ", ".join(sorted(f.name for f in (folder / "checkpoints").iterdir() if not f.name.startswith(".")))
         return [f"{folder}: a run directory; name one of its checkpoints: checkpoints/ holds {inside}"]

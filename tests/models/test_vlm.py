@@ -17,6 +17,7 @@ from transformers.video_utils import VideoMetadata
 from factories import FAMILY_NAMES
 from noise import noise_clip
 from rbft.errors import CheckpointError, UserError
+from rbft.machine import container_limits
 from rbft.models.generate import generate
 from rbft.models.pixels import patchify
 from rbft.models.score import score_answers
@@ -24,7 +25,6 @@ from rbft.models.sources import Source, resolve
 from rbft.models.vlm import (
     VLM,
     TokenCounter,
-    _container_limits,
     grid_of,
     load_grid,
     local_source,
@@ -343,17 +343,17 @@ def test_a_pickled_model_works_in_a_process_that_loaded_none(checkpoints: dict[s
 
 
 def test_a_container_limits_the_memory_of_the_machine(tmp_path: Path) -> None:
-    assert _container_limits(tmp_path) == []
+    assert container_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("max\n")
-    assert _container_limits(tmp_path) == []
+    assert container_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("4294967296\n")
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert _container_limits(tmp_path) == [2**32, 9223372036854771712]
+    assert container_limits(tmp_path) == [2**32, 9223372036854771712]
 
 
 def test_the_device_has_all_of_its_memory_or_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rbft.models.vlm._container_limits", lambda: [3 * 2**30])
+    monkeypatch.setattr("rbft.models.vlm.container_limits", lambda: [3 * 2**30])
     whole = this_device(None)
     assert (whole.kind, whole.total, whole.given) == ("cpu", 3 * 2**30, None)
     assert this_device(1.5).given == 3 * 2**29

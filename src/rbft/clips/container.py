@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from rbft.errors import ClipError
 from rbft.experiment import ClipLimits
+from rbft.files import address_hint
 from rbft.progress import is_utf8
 from rbft.records import ClipProblem
 
@@ -123,7 +124,7 @@ def check_file(path: Path) -> None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise fail(path, "missing", "there is no such file") from None
+        raise fail(path, "missing", f"there is no such file{address_hint(path)}") from None
     except (OSError, ValueError) as error:
         raise fail(path, "unreadable", f"cannot be opened: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISREG(status.st_mode):

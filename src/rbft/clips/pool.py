@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
 import queue
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from typing import IO, TypeVar
 from rbft.clips.child import FRAMES_PER_BUDGET, Reply, Request, wall_seconds
 from rbft.errors import StoreError
 from rbft.experiment import ClipLimits
+from rbft.machine import available_processors
 from rbft.stopping import POLL_SECONDS, check
 
 T = TypeVar("T")
@@ -179,8 +179,3 @@ def _in_order(coming: collections.deque[Future[R]]) -> Iterator[R]:
             check()
         check()
         yield coming.popleft().result()
-
-
-def available_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -34,6 +35,7 @@ GRACE_SECONDS = 4.0
 """How long answers that are on their way are waited for once the settings turn out wrong."""
 MAX_GARBLED = 3
 """Responses in a row without a text that can be read, paid for all the same, after which one ask is given up."""
+KEY_TAKEN_OUT = "[key]"
 _HOPELESS = (401, 403, 404)
 """Statuses that no item and no retry changes: the settings are wrong."""
 _AGAIN = (408, 409, 429)
@@ -69,6 +71,7 @@ class EndpointEngine:
         self._identifying = threading.Lock()
         self._weights: str | None = None
         self._identified = False
+        self._secret = "" if settings.key_from is None else key
 
     def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply | Unanswered]]:
         """As they come, at most `concurrency` on their way, fewer where the server is crowded.
@@ -106,7 +109,7 @@ class EndpointEngine:
                     if isinstance(error := future.exception(), EngineError | BudgetError):
                         wrong = wrong or error
                         continue
-                    reply = future.result()
+                    reply = self._without_key(future.result())
                     yield ask, reply
                     answered |= isinstance(reply, Reply)
                     lost = isinstance(reply, Unanswered) and (reply.unreachable or not answered)
@@ -124,6 +127,12 @@ class EndpointEngine:
             exchange.close()
         if wrong is not None:
             raise wrong
+
+    def _without_key(self, reply: Reply | Unanswered) -> Reply | Unanswered:
+        """What a server says, without the key where it sends it back: replies and details are written down."""
+        if isinstance(reply, Reply):
+            return replace(reply, text=reply.text.replace(self._secret, KEY_TAKEN_OUT)) if self._secret else reply
+        return replace(reply, detail=reply.detail.replace(self._secret, KEY_TAKEN_OUT)) if self._secret else reply
 
     def _reply(self, exchange: Exchange, ask: Ask) -> Reply | Unanswered:
         """One request and its retries."""

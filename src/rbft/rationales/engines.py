@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rbft.clips.grouped import first_of
 from rbft.curation import Engine as EngineSettings
 from rbft.errors import ExperimentError, UserError
+from rbft.files import why_unread
 from rbft.models.generate import Generated, generate, generate_text
 from rbft.models.vlm import VLM, FrameSource
 from rbft.records import Record, fingerprint
@@ -164,7 +165,7 @@ def read_answers(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
-        raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ExperimentError(f"{path}: {why_unread(path, error)}") from None
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     for number, line in enumerate(lines, 1):

@@ -14,9 +14,9 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from rbft.clips.pool import available_processors
 from rbft.errors import UserError
 from rbft.files import JsonlAppender, read_jsonl, write_record, write_text
+from rbft.machine import available_processors
 from rbft.records import Record, fingerprint
 from rbft.stopping import check
 from rbft.tiny.language import words_of
