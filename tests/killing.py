@@ -13,6 +13,7 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,11 +54,12 @@ class At:
 
 @dataclass(frozen=True)
 class Ended:
-    """How an attempt ended: its exit code, the calls that were noted with their numbers, what it printed."""
+    """How an attempt ended, what it printed, and the noted calls: those that began, and seconds of those that ended."""
 
     code: int
     seconds: float
     noted: tuple[tuple[str, tuple[int, ...]], ...]
+    took: tuple[tuple[str, float], ...]
     out: str
     err: str
 
@@ -68,6 +70,10 @@ class Ended:
     def count(self) -> Counter[str]:
         """How often each noted function was called."""
         return Counter(name for name, _ in self.noted)
+
+    def longest(self, function: str) -> float:
+        """Seconds that the longest call of a noted function took."""
+        return max(seconds for name, seconds in self.took if name == function)
 
 
 # -- in the process that is killed ---------------------------------------------------------------------------------
@@ -108,9 +114,11 @@ def _wrap(function: str, wrapped: Callable[[Callable[..., Any]], Callable[..., A
 def _note(function: str, file: int) -> None:
     def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **more: Any) -> Any:
-            numbers = [value for value in given if isinstance(value, int)]
-            os.write(file, (json.dumps([function, numbers]) + "\n").encode())
-            return original(*given, **more)
+            numbers, began = [value for value in given if isinstance(value, int)], time.monotonic()
+            os.write(file, (json.dumps([function, numbers, None]) + "\n").encode())
+            result = original(*given, **more)
+            os.write(file, (json.dumps([function, numbers, time.monotonic() - began]) + "\n").encode())
+            return result
 
         return call
 
@@ -238,9 +246,11 @@ def _ended(code: int, began: float, request: str) -> Ended:
     asked = json.loads(request)
     texts = {name: Path(asked[name]) for name in ("note", "out", "err")}
     read = {name: path.read_text(encoding="utf-8") if path.exists() else "" for name, path in texts.items()}
-    noted = tuple((name, tuple(numbers)) for name, numbers in map(json.loads, read["note"].splitlines()))
+    notes = [json.loads(line) for line in read["note"].splitlines()]
+    noted = tuple((name, tuple(numbers)) for name, numbers, seconds in notes if seconds is None)
+    took = tuple((name, seconds) for name, _, seconds in notes if seconds is not None)
     assert code in KILLED | {0}, read["err"]
-    return Ended(code, time.monotonic() - began, noted, read["out"], read["err"])
+    return Ended(code, time.monotonic() - began, noted, took, read["out"], read["err"])
 
 
 # -- what commands leave -------------------------------------------------------------------------------------------
@@ -294,12 +304,12 @@ class Survived:
         assert not whole.count() - calls, "work that was never done"
         return calls - whole.count()
 
-    def check(self, whole: Ended, whole_folder: Path) -> None:
-        """The same files, the same last words, at most the work in flight done again, and little left behind."""
+    def check(self, whole: Ended, whole_folder: Path, *, but: Sequence[str] = ()) -> None:
+        """The same files, the same last words, at most the work in flight done again (`but` not counted)."""
         same(self.folder, whole_folder)
         assert _words(self.attempts[-1]) == _words(whole)
         redone = self.redone(whole)
-        assert all(count <= self.kills for count in redone.values()), redone
+        assert all(count <= self.kills for name, count in redone.items() if name not in but), redone
         assert len(parts(self.folder)) <= self.kills * 2  # of the command and of the process that reads clips
 
 
@@ -314,14 +324,17 @@ Launch = Callable[..., Ended]
 
 def killed_at_random(
     launch: Launch, folder: Path, arguments: Sequence[str], *, seconds: float, kills: int, seed: int,
-    noted: Sequence[str] = (),
+    noted: Sequence[str] = (), start: Path | None = None,
 ) -> Iterator[Survived]:  # fmt: skip
-    """Give a command again and again, killed after uniform(0, seconds), until it ends; then anew, `kills` times in all."""
+    """Give a command again and again, killed after uniform(0, seconds), until it ends; then anew, to so many kills.
+
+    In folders beside `folder`, each of which begins as a copy of `start`, or empty.
+    """
     rng, number = random.Random(seed), 0
     while kills > 0:
         number += 1
-        place = folder / f"{number}"
-        place.mkdir(parents=True)
+        place = folder.with_name(f"{folder.name}-{number}")
+        shutil.copytree(start, place) if start else place.mkdir()
         attempts: list[Ended] = []
         while not attempts or attempts[-1].was_killed:
             after = rng.uniform(0, seconds) if kills > 0 else None

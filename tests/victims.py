@@ -31,10 +31,15 @@ ASK_TEXT = "rbft.rationales.engines:generate_text"
 
 @dataclass(frozen=True)
 class Victim:
-    """A command; `noted` are its calls of which one at most is in flight, so done again after a kill."""
+    """A command; `noted` are its calls of which one at most is in flight, so done again after a kill.
+
+    Of a command that keeps nothing (`check`, `predict`, `explain CLIP`) none is noted: it begins anew.
+    """
 
     arguments: tuple[str, ...]
-    noted: tuple[str, ...] = (READ,)
+    noted: tuple[str, ...] = ()
+    start: str | None = None
+    """The folder that it begins with a copy of."""
 
 
 def write_yard(folder: Path) -> Path:
@@ -79,4 +84,8 @@ VICTIMS = {
     "curate": Victim(("curate", "../curate.yaml"), (READ, ASK, ASK_TEXT)),
     "ask": Victim(("ask", "embedded", "../asked/test.jsonl", "--out", "runs/asked", "--batch-size", "2"),
                   (READ, ANSWER)),
+    "predict": Victim(("predict", "../model", "../yard/clips/test-00000.mp4", "../yard/clips/test-00001.mp4", "--json",
+                       "--rationale")),
+    "explain clips": Victim(("explain", "../model", "../yard/clips/test-00000.mp4", "../yard/clips/test-00001.mp4")),
+    "explain a run": Victim(("explain", "runs/made", "--objects", "boxes"), (READ, SCORE), start="whole"),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from killing import At, Ended, ForkServer, Survived, killed_at_random, parts, run_process, same
+from rbft.store import read_card
 from victims import READ, RUN, VICTIMS, WRITE, write_questions, write_yard
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -87,23 +89,31 @@ def test_half_written_files_are_swept_when_they_are_a_day_old(forks: ForkServer,
 
 
 @pytest.fixture(scope="module")
-def asked(base: Path) -> None:
+def ready(base: Path, whole: Ended) -> None:
+    """Everything that commands are given: questions, a finished run, and one of its checkpoints."""
     write_questions(base)
+    cards = [read_card(folder).checkpoint for folder in (base / "whole/runs/made/checkpoints").iterdir()]
+    [label] = [card.fingerprint for card in cards if card.stage == "label"]
+    (base / "model").symlink_to(base / "whole/runs/made/checkpoints" / label)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("verb", VICTIMS)
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("ready")
 def test_fifty_kills_by_the_clock(verb: str, forks: ForkServer, base: Path) -> None:
-    victim, unharmed = VICTIMS[verb], base / f"{verb}-whole"
-    unharmed.mkdir()
+    victim, unharmed = VICTIMS[verb], base / f"{verb}-unharmed"
+    start = base / victim.start if victim.start else None
+    shutil.copytree(start, unharmed) if start else unharmed.mkdir()
     whole = forks.run(unharmed, *victim.arguments, noted=victim.noted)
-    runs = list(
-        killed_at_random(
-            forks.run, base / verb, victim.arguments, seconds=whole.seconds, kills=50, seed=0, noted=victim.noted
-        )
-    )
-    assert sum(survived.kills for survived in runs) == 50
-    for survived in runs:
+    done_again: Counter[str] = Counter()
+    kills = folders = 0
+    for survived in killed_at_random(
+        forks.run, base / verb, victim.arguments, seconds=whole.seconds, kills=50, seed=0, noted=victim.noted,
+        start=start,
+    ):  # fmt: skip
         survived.check(whole, unharmed)
-    print(verb, len(runs), "folders; done again:", dict(sum((s.redone(whole) for s in runs), Counter())))
+        kills, folders = kills + survived.kills, folders + 1
+        done_again += survived.redone(whole)
+        shutil.rmtree(survived.folder)
+    assert kills == 50
+    print(f"{verb}: {whole.seconds:.1f} s whole, {kills} kills in {folders} folders, done again {dict(done_again)}")
