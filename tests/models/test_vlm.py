@@ -370,7 +370,7 @@ def test_a_folder_without_a_chat_template_is_no_processor(checkpoints: dict[str,
     shutil.copytree(checkpoints["qwen2_5_vl"], folder)
     for path in folder.glob("chat_template*"):
         path.unlink()
-    with pytest.raises(CheckpointError, match=r"model: its processor cannot be loaded: Cannot use apply_chat_template"):
+    with pytest.raises(CheckpointError, match=r"model: its processor cannot be loaded: .*Cannot use apply_chat_template"):
         TokenCounter(resolve(folder))
 
 

@@ -392,7 +392,7 @@ class TokenCounter:
                 source.folder, trust_remote_code=allow_remote_code, local_files_only=True
             )
             self.prompt("")
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, CheckpointError) as error:
             raise CheckpointError(f"{source.name}: its processor cannot be loaded: {_first_line(error)}") from error
 
     def prompt(self, prompt: str) -> int:
