@@ -17,10 +17,11 @@ import pytest
 
 import rbft
 from rbft.experiment import Experiment, make_experiment
-from rbft.files import read_jsonl, write_record, write_text
+from rbft.files import read_jsonl, write_jsonl, write_record, write_text
+from rbft.findings import loss_curves, skipped_steps
 from rbft.models.generate import Generated
 from rbft.models.sources import resolve
-from rbft.records import Checkpoint, Prediction, Rationale
+from rbft.records import Checkpoint, LossPoint, Prediction, Rationale
 from rbft.results import Report
 from rbft.store import CARD, Card, RunStore, seal
 from rbft.training import stages
@@ -287,3 +288,29 @@ def test_arms_that_give_one_label_are_an_alarm(first: tuple[Path, Report]) -> No
     page = (output / "mine" / "report.html").read_text(encoding="utf-8")
     assert page.count("<dt>Alarm</dt>") == 3
     assert "rb-ft gives all test clips the label" in page
+
+
+# -- skipped steps ---------------------------------------------------------------------------------------------------
+
+
+def test_skipped_steps_are_noted_and_are_no_points_of_a_curve(tmp_path: Path) -> None:
+    """Two of three steps of one stage and none of another; logs that a user deleted say nothing."""
+    base = {"path": "", "base": "embedded", "parent": None, "data_fingerprint": "", "sampling_fingerprint": "",
+            "prompts_fingerprint": "", "config_fingerprint": "", "num_steps": 3}  # fmt: skip
+    chains = {
+        "rb-ft": {
+            seed: [Checkpoint.model_validate(base | {"fingerprint": f"{kind}{seed}", "stage": kind, "seed": seed})
+                   for kind in ("rationale", "label")]
+            for seed in (0, 1)
+        }
+    }  # fmt: skip
+    store = RunStore(tmp_path)
+    bad = {"loss": None, "learning_rate": 0.1, "skipped": ("a", "b")}
+    points = [LossPoint(step=1, loss=2.0, learning_rate=0.1)]
+    write_jsonl(store.logs("rationale0") / "losses.jsonl", points)
+    write_jsonl(store.logs("label0") / "losses.jsonl", [*points, LossPoint(step=2, **bad), LossPoint(step=3, **bad)])
+    assert skipped_steps(store, chains) == [
+        "rb-ft, seed 0 (label): 2 of 3 steps were skipped, because their loss or gradients were no numbers; "
+        "logs/label0/losses.jsonl names their clips"
+    ]
+    assert [list(curve.points) for curve in loss_curves(store, chains)] == [[(1, 2.0)], [(1, 2.0)]]
