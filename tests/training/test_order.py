@@ -139,3 +139,4 @@ def test_a_reinforce_stage_consumes_the_same_wherever_it_is_cut(
     assert [len(ids) for ids in batches] == [2, 2, 1] * 4
     for epoch in range(4):
         assert sorted(map(int, "".join(map("".join, batches[3 * epoch : 3 * epoch + 3])))) == list(range(5))
+    assert len({str(batches[3 * epoch : 3 * epoch + 3]) for epoch in range(4)}) > 1, "in an order of its own"
