@@ -81,7 +81,7 @@ class HeldOut:
         before = read_jsonl(self._path, RolloutRecord) if self._path.exists() else []
         last = [record for record in before if record.step == before[-1].step]
         answer = one_answer(records, self._questions)
-        if last and answer is not None and answer == one_answer(last, self._questions):
+        if answer is not None and answer == one_answer(last, self._questions):
             self._say(
                 f"alarm: held-out answers after steps {last[0].step} and {step} are all {answer!r}: the stage tells "
                 "no clips apart. Lower reinforce.learning_rate, or raise reinforce.beta or reinforce.temperature"
