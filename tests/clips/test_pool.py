@@ -98,17 +98,29 @@ def test_too_large(reader: Reader, make: Make) -> None:
     )
 
 
-def test_a_killed_child_is_a_problem_of_its_file_and_is_replaced(reader: Reader, clip: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "problem"),
+    [
+        (signal.SIGSEGV, ("unreadable", f"the reader stopped with exit code {-signal.SIGSEGV}")),
+        (
+            signal.SIGKILL,  # as the system does where memory ends
+            ("too_large", "the system ended the reader, probably for its memory; see limits.megabytes"),
+        ),
+    ],
+)
+def test_a_killed_child_is_a_problem_of_its_file_and_is_replaced(
+    reader: Reader, clip: Path, end: signal.Signals, problem: tuple[str, str]
+) -> None:
     def kill() -> None:
         while reader._process is None:
             time.sleep(0.001)
-        reader._process.send_signal(signal.SIGSEGV)
+        reader._process.send_signal(end)
 
     killer = threading.Thread(target=kill)
     killer.start()
     reply = reader.ask(request(clip))
     killer.join()
-    assert reply.problem == ("unreadable", f"the reader stopped with exit code {-signal.SIGSEGV}")
+    assert reply.problem == problem
     assert reader.ask(request(clip)).problem is None
     reader._process.kill()
     reader._process.wait()

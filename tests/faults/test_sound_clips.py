@@ -38,7 +38,7 @@ FIXED_RATES = {"mpeg2video": (25, 30, 60), "mpeg1video": (25, 30, 60)}
 
 
 def sound_clips(folder: Path, number: int) -> Iterator[tuple[Path, int, int]]:
-    """So many clips: path, frames, frames a second. Every codec in every container, then in turn rates, sizes, sound."""
+    """So many clips: path, frames, frames a second. Each codec in each container; rates, sizes and sound in turn."""
     makes = [(codec, suffix) for codec, (suffixes, _) in CODECS.items() for suffix in suffixes.split()]
     for index, (codec, suffix) in enumerate(itertools.islice(itertools.cycle(makes), number)):
         turn = index // len(makes)
