@@ -106,6 +106,9 @@ def test_names_of_every_kind_are_read_and_none_steers_a_terminal(clip: Path, tmp
         assert "line\nbreak" not in text
     assert "\\x1b]0;title\\x07 \\u202e.mp4: empty: the file has no bytes" in table(result)
     assert "\x1b" not in to_json_lines(result)
+    (tmp_path / "clips.csv").write_text("path,\x1b[31mcolour\n-dash.mp4,red\n")
+    text = table(checked(tmp_path / "clips.csv"))
+    assert "\x1b" not in text and "ignored: \\x1b[31mcolour" in text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
