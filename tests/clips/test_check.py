@@ -106,6 +106,9 @@ def test_names_of_every_kind_are_read_and_none_steers_a_terminal(clip: Path, tmp
         assert "line\nbreak" not in text
     assert "\\x1b]0;title\\x07 \\u202e.mp4: empty: the file has no bytes" in table(result)
     assert "\x1b" not in to_json_lines(result)
+    (tmp_path / "clips.csv").write_text("path,\x1b[31mcolour\n-dash.mp4,red\n")
+    text = table(checked(tmp_path / "clips.csv"))
+    assert "\x1b" not in text and "ignored: \\x1b[31mcolour" in text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
@@ -158,6 +161,26 @@ def test_one_file_and_a_heap_of_files(clip: Path, tmp_path: Path) -> None:
     assert checked(tmp_path / "absent.csv").exit_code == 2
     (tmp_path / "empty").mkdir()
     assert "holds no video" in table(checked(tmp_path / "empty"))
+
+
+def test_a_link_out_of_a_heap_is_not_followed(clip: Path, tmp_path: Path) -> None:
+    heap = tmp_path / "heap"
+    heap.mkdir()
+    (heap / "a.mp4").write_bytes(clip.read_bytes())
+    (heap / "link.mp4").symlink_to(clip)
+    (heap / "inside.mp4").symlink_to(heap / "a.mp4")
+    result = checked(heap)
+    assert result.exit_code == 2
+    assert {i.row.listed for i in result.inspections} == {"a.mp4", "inside.mp4"}
+    assert result.faults == (
+        f"link.mp4: path 'link.mp4' leads outside {heap.resolve()}; move the clip there, or allow it with "
+        "allow_outside: true (--allow-outside)",
+    )
+    assert [json.loads(line)["reason"].split(":")[0] for line in to_json_lines(result).splitlines()[2:]] == ["outside"]
+    assert checked(heap, allow_outside=True).exit_code == 0
+    (heap / "circle.mp4").symlink_to(heap / "circle.mp4")
+    [bad] = checked(heap, allow_outside=True).bad
+    assert bad.problem is not None and bad.problem[1].endswith("Too many levels of symbolic links")
 
 
 def test_many_good_clips_are_counted_not_all_shown(clip: Path, tmp_path: Path) -> None:

@@ -98,21 +98,56 @@ def test_too_large(reader: Reader, make: Make) -> None:
     )
 
 
-def test_a_killed_child_is_a_problem_of_its_file_and_is_replaced(reader: Reader, clip: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "problem"),
+    [
+        (signal.SIGSEGV, ("unreadable", f"the reader stopped with exit code {-signal.SIGSEGV}")),
+        (
+            signal.SIGKILL,  # as the system does where memory ends
+            ("too_large", "the system ended the reader, probably for its memory; see limits.megabytes"),
+        ),
+        (
+            signal.SIGALRM,  # as its own timer does where it waits for ever
+            ("too_slow", "the reader hung and was ended; is the disk or the network share slow?"),
+        ),
+    ],
+)
+def test_a_killed_child_is_a_problem_of_its_file_and_is_replaced(
+    reader: Reader, clip: Path, end: signal.Signals, problem: tuple[str, str]
+) -> None:
     def kill() -> None:
         while reader._process is None:
             time.sleep(0.001)
-        reader._process.send_signal(signal.SIGSEGV)
+        reader._process.send_signal(end)
 
     killer = threading.Thread(target=kill)
     killer.start()
     reply = reader.ask(request(clip))
     killer.join()
-    assert reply.problem == ("unreadable", f"the reader stopped with exit code {-signal.SIGSEGV}")
+    assert reply.problem == problem
     assert reader.ask(request(clip)).problem is None
     reader._process.kill()
     reader._process.wait()
     assert reader.ask(request(clip)).problem is None, "a child that died between two files is no fault of the second"
+
+
+def test_a_child_that_hangs_is_ended(reader: Reader, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped, it cannot even end itself; the parent's patience does it, and the next file gets a new child."""
+    assert reader.ask(request(clip)).problem is None
+    reader._process.send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr("rbft.clips.pool._patience_seconds", lambda limits: 0.3)
+        reply = reader.ask(request(clip))
+    assert reply.problem == ("too_slow", "the reader hung and was ended; is the disk or the network share slow?")
+    assert reader.ask(request(clip)).problem is None
+
+
+def test_a_child_ends_itself_where_it_waits_for_ever() -> None:
+    code = (
+        "import time, rbft.clips.child as child\nchild.wall_seconds = lambda seconds: 0.2\n"
+        "with child.bounded_seconds(5):\n    time.sleep(60)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGALRM
 
 
 def test_a_child_that_breaks_says_why(reader: Reader, clip: Path) -> None:

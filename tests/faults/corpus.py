@@ -18,6 +18,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -77,6 +78,7 @@ def _no_videos() -> Iterable[Specimen]:
     yield Specimen("A6", "sound.m4a", "no_video_stream", lambda path: _sound(path, "mp4"))
     yield Specimen("A6", "sound.mp4", "no_video_stream", lambda path: _sound(path, "mp4"))
     yield Specimen("A6", "sound.wav", "no_video_stream", lambda path: _sound(path, "wav", "pcm_s16le"))
+    yield Specimen("A6", "cover.m4a", "no_video_stream", lambda path: _sound(path, "mp4", cover=True))
     yield Specimen("A6", "words.srt", "unsupported", _bytes(b"1\n00:00:01,000 --> 00:00:02,000\nhello\n\n"))
     yield Specimen("A6", "picture.png", "unsupported", lambda path: _image(path, "PNG"))
     yield Specimen("A6", "picture.mp4", "unsupported", lambda path: _image(path, "JPEG"))
@@ -97,9 +99,16 @@ def _cut(path: Path, keep: float, frames: int = 60, **how: object) -> None:
     path.write_bytes(data[: int(keep if keep > 1 else keep * len(data))])
 
 
-def _sound(path: Path, form: str, codec: str = "aac") -> None:
+def _sound(path: Path, form: str, codec: str = "aac", *, cover: bool = False) -> None:
+    """A moment of silence; with `cover`, a picture belongs to it, as to a song."""
     with av.open(str(path), "w", format=form) as container:
         stream = container.add_stream(codec, rate=16_000, layout="mono")
+        picture_stream = container.add_stream("mjpeg", rate=1) if cover else None
+        if picture_stream is not None:
+            picture_stream.width, picture_stream.height, picture_stream.pix_fmt = 64, 48, "yuvj420p"
+            picture_stream.disposition = Disposition.attached_pic
+            container.mux(picture_stream.encode(av.VideoFrame.from_ndarray(picture(0), "rgb24")))
+            container.mux(picture_stream.encode())
         samples = np.zeros((1, 1024), np.int16 if codec.startswith("pcm") else np.float32)
         frame = av.AudioFrame.from_ndarray(samples, format=stream.format.name, layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)

@@ -186,6 +186,38 @@ def test_a_prediction_opens_nothing_elsewhere(
     assert watch.opened() == [] and listener.calls == 0
 
 
+@pytest.mark.nightly
+def test_verbs_with_a_model_open_nothing_elsewhere(
+    tmp_path: Path, watch: Watch, listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run and a curation that leave bad clips out, questions, an explanation: refused before any model answers."""
+    inside, canary = tmp_path / "inside", tmp_path / "outside" / "canary.mp4"
+    inside.mkdir()
+    paths = [path for path in path_attacks(inside, canary, listener.address) if "\0" not in path]
+    paths += container_attacks(inside, canary, listener.address)
+    rows = [{"path": path, "clip_id": f"{n}", "label": "ab"[n % 2], "split": "train"} for n, path in enumerate(paths)]
+    (inside / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = (
+        f"clips: {inside / 'clips.jsonl'}\nlabels: {{a: x, b: y}}\non_bad_clip: leave-out\noutput: {tmp_path / 'o'}\n"
+    )
+    (tmp_path / "run.yaml").write_text(f"{common}model: embedded\narms: [direct]\n")
+    (tmp_path / "curation.yaml").write_text(f"{common}prompts: brief\nengine: {{model: embedded}}\n")
+    asking = {"kind": "multiple choice", "text": "What?", "options": ["a", "b"], "answer": "A"}
+    questions = [json.dumps({"question_id": f"{n}", "path": path, **asking}) for n, path in enumerate(paths)]
+    (inside / "questions.jsonl").write_text("\n".join(questions))
+    named = [path for path in paths if path.partition(":")[0] in ("http", "concat", "file", "pipe", "data", "rtsp")]
+    for arguments, said in {
+        ("run", "run.yaml"): "path '../outside/canary.mp4' leads outside",
+        ("curate", "curation.yaml"): "path '../outside/canary.mp4' leads outside",
+        ("ask", "embedded", "inside/questions.jsonl"): "'0': ../outside/canary.mp4 lies outside",
+        ("explain", "embedded", "--out", "out", *named): "missing: there is no such file",
+    }.items():
+        places = [str(tmp_path / a) if a.endswith(("yaml", "jsonl")) or a == "out" else a for a in arguments]
+        assert command(*places) == 2, arguments
+        assert said in capsys.readouterr().err, arguments
+        assert watch.opened() == [] and listener.calls == 0, arguments
+
+
 def test_the_attacks_are_real(tmp_path: Path, watch: Watch, listener: Listener) -> None:
     """What does not look opens the canary and makes calls: without this the tests above could not fail."""
     inside, canary = tmp_path / "inside", tmp_path / "outside" / "canary.mp4"

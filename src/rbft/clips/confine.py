@@ -21,11 +21,11 @@ _X32_CALLS = 0x40000000
 """From here on x86-64 has every call a second time, for programs with short pointers."""
 
 _MACHINES = {
-    "x86_64": (0xC000003E, 317, (41, 59, 322, 101, 311, 425)),
-    "aarch64": (0xC00000B7, 277, (198, 221, 281, 117, 271, 425)),
+    "x86_64": (0xC000003E, 0x40000003, 317, (41, 59, 322, 101, 311, 425)),
+    "aarch64": (0xC00000B7, 0x40000028, 277, (198, 221, 281, 117, 271, 425)),
 }
-"""By machine: its name to the kernel, its number of seccomp, and what is refused: socket, execve, execveat, ptrace,
-process_vm_writev, io_uring_setup."""
+"""By machine: its name to the kernel, that of its 32-bit programs, its number of seccomp, and what is refused: socket,
+execve, execveat, ptrace, process_vm_writev, io_uring_setup."""
 
 
 class _Program(ctypes.Structure):
@@ -44,17 +44,25 @@ def confine() -> bool:
     machine = _MACHINES.get(os.uname().machine)
     if machine is None or sys.maxsize < 2**32 or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return False
-    kernel_name, seccomp, refused = machine
-    code = _filter(kernel_name, refused)
+    name, small_name, seccomp, refused = machine
+    code = _filter(name, small_name, refused)
     program = _Program(len(code) // 8, code)
     return bool(libc.syscall(seccomp, _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(program)) == 0)
 
 
-def _filter(kernel_name: int, refused: tuple[int, ...]) -> bytes:
-    """A program for the kernel: the calls of another machine and the refused ones fail, all others happen."""
-    last = len(refused) + 4
-    steps = [(_LOAD, 0, 0, 4), (_IF_EQUAL, 0, last - 1, kernel_name), (_LOAD, 0, 0, 0)]
+def _filter(name: int, small_name: int, refused: tuple[int, ...]) -> bytes:
+    """A program for the kernel: the refused calls fail, and all of 32-bit programs, which go by other numbers.
+
+    Those of any other machine happen: there this one is emulated, and nothing here knows the numbers.
+    """
+    allow, refuse = len(refused) + 5, len(refused) + 6
+    steps = [
+        (_LOAD, 0, 0, 4),
+        (_IF_EQUAL, refuse - 2, 0, small_name),
+        (_IF_EQUAL, 0, allow - 3, name),
+        (_LOAD, 0, 0, 0),
+    ]
     for test, number in [(_IF_AT_LEAST, _X32_CALLS), *((_IF_EQUAL, number) for number in refused)]:
-        steps.append((test, last - len(steps), 0, number))
+        steps.append((test, refuse - len(steps) - 1, 0, number))
     steps += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)

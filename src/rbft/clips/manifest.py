@@ -109,6 +109,14 @@ def show(text: object) -> str:
     return safe if len(safe) <= 200 else f"{safe[:197]}..."
 
 
+def leads_outside(listed: str, root: Path) -> str:
+    """What is said of a clip that does not lie in the folder of its list."""
+    return (
+        f"path {show(repr(listed))} leads outside {show(root)}; move the clip there, or allow it with "
+        "allow_outside: true (--allow-outside)"
+    )
+
+
 def nearest_spelling(word: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the allowed word that is spelled most like `word`, or nothing."""
     folded = {_fold(name): name for name in reversed(list(allowed))}
@@ -276,11 +284,7 @@ class _Reading:
             return None
         if not self.allow_outside and not real.startswith(self._root):
             self._outside = True
-            self._fault(
-                cells,
-                f"path {show(repr(listed))} leads outside {show(self.source.root)}; move the clip there, or allow it "
-                "with allow_outside: true (--allow-outside)",
-            )
+            self._fault(cells, leads_outside(listed, self.source.root))
             return None
         return Path(real)
 

@@ -97,6 +97,7 @@ def environment() -> Environment:
         instant=views.instant,
         cut=views.cut,
         link=_relative_link,
+        plain=printable,
     )
     return made
 
