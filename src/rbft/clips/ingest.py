@@ -22,7 +22,7 @@ from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.inspection import Inspection, Problem
 from rbft.clips.manifest import Listing, Row, show
 from rbft.clips.pool import Reader, readers
-from rbft.clips.split import split_faults
+from rbft.clips.split import split_faults, split_notes
 from rbft.errors import ClipError, ManifestError, StoreError
 from rbft.experiment import ClipLimits, Sampling, SplitRule
 from rbft.files import read_record, sha256_of, write_record
@@ -209,7 +209,7 @@ def build_manifest(
         labels=listing.labels,
         clips=tuple(_clip(i, splits[i.row.clip_id]) for i in good),
         left_out=tuple(_left_out(i) for i in bad),
-        notes=tuple(listing.notes) + tuple(notes),
+        notes=(*listing.notes, *notes, *split_notes([i.row for i in good], splits)),
     )
 
 

@@ -28,6 +28,8 @@ from rbft.records import Box, Split
 
 _SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_LOOKALIKES = str.maketrans("аеорсухіјѕһ", "aeopcyxijsh")
+"""Cyrillic letters, and the Latin ones that they look like."""
 _BOXES = TypeAdapter(tuple[Box, ...])
 
 
@@ -111,11 +113,13 @@ def nearest_spelling(word: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the allowed word that is spelled most like `word`, or nothing."""
     folded = {_fold(name): name for name in reversed(list(allowed))}
     close = difflib.get_close_matches(_fold(word), folded, n=1)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+    odd = next((f" (its {c!r} is {unicodedata.name(c)})" for c in word.casefold() if ord(c) in _LOOKALIKES), "")
+    return f"; did you mean {folded[close[0]]!r}?{odd}" if close else ""
 
 
 def _fold(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    seen = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.casefold().translate(_LOOKALIKES).split())
 
 
 @dataclass
