@@ -197,12 +197,12 @@ def build_manifest(
     if on_bad_clip == "stop":
         faults += bad_clip_faults(bad, f"`rbft check {show(listing.source)} --json` lists every clip")
     splits, leaks, notes = split_and_leaks(good, split_rule)
-    faults += leaks
     if good:
         faults += split_faults([i.row for i in good], splits)
         faults += [f"label {show(repr(label))} has no clip" for label in _unused(listing, good)]
     elif inspections:
         faults.append("not one listed clip can be read")
+    faults += leaks
     if faults:
         raise ManifestError(faults)
     return Manifest(
