@@ -207,10 +207,13 @@ class _Reading:
                 f"{self._name}: {len(given)} labelled clips have a split and {len(missing)} have none (first: "
                 f"{missing[0].where}); fill in train or test for all of them, or for none"
             )
-        alike: dict[str, dict[str, str]] = defaultdict(dict)
+        found: dict[str, str] = {}
         for row in self.rows:
             if row.label is not None and not self.labels:
-                alike[_fold(row.label)].setdefault(row.label, row.where)
+                found.setdefault(row.label, row.where)
+        alike: dict[str, dict[str, str]] = defaultdict(dict)
+        for label, place in found.items():
+            alike[_fold(label)][label] = place
         for spellings in alike.values():
             if len(spellings) > 1:
                 self.faults.append(
