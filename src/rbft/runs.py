@@ -13,6 +13,7 @@ from pathlib import Path
 from rbft.ahead import frame_cache
 from rbft.answers import AuditThresholds, load_thresholds
 from rbft.chains import ask_arm, run_arm
+from rbft.clips.changes import changed_clips
 from rbft.clips.check import CheckResult, check_experiment
 from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import Reading, build_manifest, clip_frames
@@ -233,6 +234,8 @@ def prepare(
     _tell(manifest, len(listing.rows), fitted, store, reporter)
     if unpinned := source.unpinned(experiment.revision):
         reporter.say(f"note: {unpinned}")
+    if (changed := _changed_clips(store, manifest)) is not None:
+        reporter.say(f"note: {changed}")
     if not finished:
         write_record(store.root / MEMORY, fitted.plan)
     write_text(store.root / "experiment.json", experiment.model_dump_json(indent=2) + "\n")
@@ -258,6 +261,12 @@ def prepare(
     if found.general is not None:
         session.general = general_session(session, found.general, cache, found.grid)
     return session
+
+
+def _changed_clips(store: RunStore, manifest: Manifest) -> str | None:
+    """What to say of clips whose bytes changed since this directory's last run; None where there is nothing."""
+    path = store.root / "manifest.json"
+    return changed_clips(read_record(path, Manifest), manifest) if path.is_file() else None
 
 
 def _tell(manifest: Manifest, num_listed: int, fitted: Fit, store: RunStore, reporter: Reporter) -> None:

@@ -9,7 +9,7 @@ from rbft.clips.grouped import first_of
 from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import show
 from rbft.clips.near_duplicates import near_duplicates
-from rbft.clips.split import propose_splits
+from rbft.clips.split import propose_splits, split_faults
 from rbft.experiment import SplitRule
 from rbft.records import Split
 
@@ -25,10 +25,16 @@ def split_and_leaks(
     Where the split is made, clips of equal or nearly equal contents stay together. Raises ManifestError for folds that
     cannot be made.
     """
+    rows = [i.row for i in inspections]
     twins = _twins(inspections) if rule.near_duplicates != "off" else []
-    splits = propose_splits([i.row for i in inspections], rule, contents=_contents(inspections, twins))
+    splits = propose_splits(rows, rule, contents=_contents(inspections, twins))
     faults, notes = _equal(inspections, splits)
     near_faults, near_notes = _nearly_equal(twins, splits, stop=rule.near_duplicates == "stop")
+    if twins and not any(row.split for row in rows) and split_faults(rows, splits):
+        near_faults.append(
+            f"{len(twins):,} pair{'s' if len(twins) > 1 else ''} of clips show nearly the same and stay in one split; "
+            "is that why? split.near_duplicates: off parts them"
+        )
     return splits, faults + near_faults, notes + near_notes
 
 

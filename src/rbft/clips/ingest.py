@@ -22,7 +22,7 @@ from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.inspection import Inspection, Problem
 from rbft.clips.manifest import Listing, Row, show
 from rbft.clips.pool import Reader, readers
-from rbft.clips.split import split_faults
+from rbft.clips.split import split_faults, split_notes
 from rbft.errors import ClipError, ManifestError, StoreError
 from rbft.experiment import ClipLimits, Sampling, SplitRule
 from rbft.files import read_record, sha256_of, write_record
@@ -197,19 +197,19 @@ def build_manifest(
     if on_bad_clip == "stop":
         faults += bad_clip_faults(bad, f"`rbft check {show(listing.source)} --json` lists every clip")
     splits, leaks, notes = split_and_leaks(good, split_rule)
-    faults += leaks
     if good:
         faults += split_faults([i.row for i in good], splits)
         faults += [f"label {show(repr(label))} has no clip" for label in _unused(listing, good)]
     elif inspections:
         faults.append("not one listed clip can be read")
+    faults += leaks
     if faults:
         raise ManifestError(faults)
     return Manifest(
         labels=listing.labels,
         clips=tuple(_clip(i, splits[i.row.clip_id]) for i in good),
         left_out=tuple(_left_out(i) for i in bad),
-        notes=tuple(listing.notes) + tuple(notes),
+        notes=(*listing.notes, *notes, *split_notes([i.row for i in good], splits)),
     )
 
 

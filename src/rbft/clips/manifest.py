@@ -30,6 +30,8 @@ _SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "tes
 _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 _NOT_UTF8 = ("write it anew", "rename the file or its folder, then list it by its new name")
 """What to do about text, and about a path."""
+_LOOKALIKES = str.maketrans("аеорсухіјѕһ", "aeopcyxijsh")
+"""Cyrillic letters, and the Latin ones that they look like."""
 _BOXES = TypeAdapter(tuple[Box, ...])
 
 
@@ -121,11 +123,13 @@ def nearest_spelling(word: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the allowed word that is spelled most like `word`, or nothing."""
     folded = {_fold(name): name for name in reversed(list(allowed))}
     close = difflib.get_close_matches(_fold(word), folded, n=1)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+    odd = next((f" (its {c!r} is {unicodedata.name(c)})" for c in word.casefold() if ord(c) in _LOOKALIKES), "")
+    return f"; did you mean {folded[close[0]]!r}?{odd}" if close else ""
 
 
 def _fold(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    seen = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.casefold().translate(_LOOKALIKES).split())
 
 
 @dataclass
@@ -214,10 +218,13 @@ class _Reading:
                 f"{self._name}: {len(given)} labelled clips have a split and {len(missing)} have none (first: "
                 f"{missing[0].where}); fill in train or test for all of them, or for none"
             )
-        alike: dict[str, dict[str, str]] = defaultdict(dict)
+        found: dict[str, str] = {}
         for row in self.rows:
             if row.label is not None and not self.labels:
-                alike[_fold(row.label)].setdefault(row.label, row.where)
+                found.setdefault(row.label, row.where)
+        alike: dict[str, dict[str, str]] = defaultdict(dict)
+        for label, place in found.items():
+            alike[_fold(label)][label] = place
         for spellings in alike.values():
             if len(spellings) > 1:
                 self.faults.append(

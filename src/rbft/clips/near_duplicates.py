@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,17 +18,19 @@ import numpy.typing as npt
 
 from rbft.clips.thumbnails import COUNT, SIDE
 
-MOTION, BACKGROUND, LEAST_MOTION = 0.93, 0.9, 1.0
+MOTION, BACKGROUND, LEAST_MOTION = 0.9, 0.9, 1.0
 """Least correlation of what moves, of the background's parts, and least change over time, in grey levels (RMS)."""
-_CANDIDATE = 0.7
-"""Least correlation of what moves at half the resolution without windows; no copy measured lies below."""
-_CROPS, _PLACES = (0.975, 0.95), (0.0, 0.5, 1.0)
+_CANDIDATE = 0.75
+"""Least correlation of what moves at half the resolution and without windows, for a pair to be looked at."""
+_CROPS = ((0.975, 3), (0.95, 5))
+"""Sizes of windows that are tried, and in how many places down and across."""
 _PART = SIDE // 4
 _PARTS_LEFT_OUT = 4
 """Of the sixteen parts of a background those that agree least: a logo in a corner lies over as many."""
 _BLOCK = 1_024
 
 Floats = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
 
 
 class Pair(NamedTuple):
@@ -43,8 +46,8 @@ def near_duplicates(clips: Sequence[bytes], others: Sequence[bytes] | None = Non
 
     Clips come as `thumbnails`. One in which next to nothing moves is like no other: empty rooms are all the same.
     """
-    left = _Moving.of(clips)
-    right = left if others is None else _Moving.of(others)
+    left = _Moving(clips)
+    right = left if others is None else _Moving(others)
     candidates: dict[int, list[int]] = defaultdict(list)
     for start in range(0, len(left.places), _BLOCK):
         likeness = left.coarse[start : start + _BLOCK] @ right.coarse.T
@@ -62,41 +65,53 @@ def near_duplicates(clips: Sequence[bytes], others: Sequence[bytes] | None = Non
 
 
 class _Moving:
-    """The clips of a list in which something moves; `places` are theirs in the list."""
+    """The clips of a list in which something moves; `places` are theirs in the list, `changes` and `coarse` a row each.
 
-    def __init__(self, places: list[int], pictures: list[npt.NDArray[np.uint8]]) -> None:
-        self.places, self._pictures = places, pictures
-        vectors = [_unit(_blurred(_halved(_changes(self.pictures(i))))) for i in range(len(places))]
-        self.coarse: Floats = np.stack(vectors) if vectors else np.zeros((0, COUNT * SIDE**2 // 4), np.float32)
+    At 24 kB a clip, 5,000 clips are 120 MB.
+    """
 
-    @classmethod
-    def of(cls, clips: Sequence[bytes]) -> _Moving:
-        pictures = [np.frombuffer(clip, np.uint8).reshape(COUNT, SIDE, SIDE) for clip in clips]
-        moving = [i for i, p in enumerate(pictures) if np.sqrt((_changes(_blurred(p)) ** 2).mean()) >= LEAST_MOTION]
-        return cls(moving, [pictures[i] for i in moving])
+    def __init__(self, clips: Sequence[bytes]) -> None:
+        self.places: list[int] = []
+        self.changes: list[Halves] = []
+        coarse: list[Floats] = []
+        self._clips = clips
+        for place, clip in enumerate(clips):
+            changes = _changes(_pictures(clip))
+            if np.sqrt((changes**2).mean()) >= LEAST_MOTION:
+                self.places.append(place)
+                self.changes.append(_units(changes[None])[0].astype(np.float16))
+                coarse.append(_units(_blurred(_halved(changes))[None])[0].astype(np.float32))
+        self.coarse = np.stack(coarse) if coarse else np.zeros((0, COUNT * SIDE**2 // 4), np.float32)
 
     def pictures(self, number: int) -> Floats:
-        return _blurred(self._pictures[number])
+        """The pictures of a clip, [COUNT, SIDE, SIDE]."""
+        return _pictures(self._clips[self.places[number]])
 
 
 def _compared(whole: _Moving, cut: _Moving, candidates: dict[int, list[int]]) -> list[tuple[int, int, float]]:
     """Pairs of candidates that are alike where the second is a window of the first."""
     found = []
-    windows = _windows()
     for number, partners in candidates.items():
-        seen = np.stack([down @ whole.pictures(number) @ across.T for down, across in windows])
-        moving = np.stack([_unit(_changes(pictures)) for pictures in seen])
+        moving = _units(_in_windows(_changes(whole.pictures(number)))).T
         for start in range(0, len(partners), _BLOCK):
             some = partners[start : start + _BLOCK]
-            alike = np.stack([_unit(_changes(cut.pictures(partner))) for partner in some]) @ moving.T
-            for partner, likeness, window in zip(some, alike.max(1), alike.argmax(1), strict=True):
-                if likeness >= MOTION and _same_background(seen[window], cut.pictures(partner)):
-                    found.append((number, partner, min(float(likeness), 1.0)))
+            alike = np.stack([cut.changes[partner] for partner in some]).astype(np.float32) @ moving
+            for partner, likeness in zip(some, alike, strict=True):
+                window = int(likeness.argmax())
+                if likeness[window] < MOTION:
+                    continue
+                background = _in_windows(whole.pictures(number).mean(0)[None])[window, 0]
+                if _same_background(background, cut.pictures(partner).mean(0)):
+                    found.append((number, partner, min(float(likeness[window]), 1.0)))
     return found
 
 
+def _pictures(clip: bytes) -> Floats:
+    return _blurred(np.frombuffer(clip, np.uint8).reshape(COUNT, SIDE, SIDE))
+
+
 def _same_background(a: Floats, b: Floats) -> bool:
-    parts = _correlations(_parts(a.mean(0)), _parts(b.mean(0)))
+    parts = _correlations(_parts(a), _parts(b))
     return bool(np.sort(parts)[_PARTS_LEFT_OUT] >= BACKGROUND)
 
 
@@ -121,9 +136,11 @@ def _changes(pictures: Floats) -> Floats:
     return changes
 
 
-def _unit(pictures: Floats) -> Floats:
-    vector = pictures.reshape(-1)
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6), np.float32)
+def _units(pictures: Floats) -> Floats:
+    """Pictures [N, T, H, W] as vectors of length 1 without what changes everywhere at once, [N, T x H x W]."""
+    vectors = (pictures - pictures.mean((2, 3), keepdims=True)).reshape(len(pictures), -1)
+    units: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    return units
 
 
 def _halved(pictures: Floats) -> Floats:
@@ -142,13 +159,22 @@ def _blurred(pictures: npt.NDArray[np.uint8] | Floats) -> Floats:
     return soft
 
 
-def _windows() -> list[tuple[Floats, Floats]]:
-    """Matrices that scale a part of an image to its full size, down and across; the whole image first."""
-    windows = [(_scaling(1.0, 0.0), _scaling(1.0, 0.0))]
-    for size in _CROPS:
-        places = [_scaling(size, place * (1 - size)) for place in _PLACES]
-        windows += [(down, across) for down in places for across in places]
-    return windows
+def _in_windows(pictures: Floats) -> Floats:
+    """Pictures [T, SIDE, SIDE] scaled up from windows of theirs, the whole first: [windows, T, SIDE, SIDE]."""
+    found: list[Floats] = [pictures[None]]
+    for scaling in _scalings():
+        both: Floats = np.matmul(np.matmul(scaling, pictures), scaling.T)
+        both = both.reshape(len(pictures), -1, SIDE, len(scaling) // SIDE, SIDE)
+        found.append(both.transpose(1, 3, 0, 2, 4).reshape(-1, *pictures.shape))
+    return np.concatenate(found)
+
+
+@cache
+def _scalings() -> list[Floats]:
+    """For each size of a crop the matrix that scales a line of pixels from each place, one below the other."""
+    return [
+        np.concatenate([_scaling(size, start) for start in np.linspace(0, 1 - size, places)]) for size, places in _CROPS
+    ]
 
 
 def _scaling(size: float, start: float) -> Floats:

@@ -5,6 +5,8 @@ They stand at relative times, so that a clip played faster has the same ones, an
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -46,10 +48,20 @@ def thumbnails(frames: Frames) -> bytes:
 
 
 def _small(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """An image [H, W, 3] as the mean brightness of SIDE x SIDE blocks."""
+    """An image [H, W, 3] as the mean brightness of SIDE x SIDE blocks; of a large one every other pixel will do."""
+    if min(image.shape[:2]) >= 4 * SIDE:
+        image = image[::2, ::2]
     height, width, _ = image.shape
-    rows, columns = np.arange(SIDE) * height // SIDE, np.arange(SIDE) * width // SIDE
-    sums = np.add.reduceat(np.add.reduceat(image, rows, 0, dtype=np.uint32), columns, 1)
-    tall, wide = (np.maximum(np.diff(np.append(starts, end)), 1) for starts, end in ((rows, height), (columns, width)))
-    small: npt.NDArray[np.float32] = (sums / (tall[:, None] * wide)[..., None]).astype(np.float32) @ _LUMA
+    brightness = image.astype(np.float32) @ _LUMA
+    small: npt.NDArray[np.float32] = _blocks(height) @ brightness @ _blocks(width).T
     return small
+
+
+@lru_cache(maxsize=16)
+def _blocks(length: int) -> npt.NDArray[np.float32]:
+    """[SIDE, length]: the weights of the mean over each block of a line of pixels; of a short line a pixel is one."""
+    starts = np.arange(SIDE) * length // SIDE
+    ends = np.maximum(np.arange(1, SIDE + 1) * length // SIDE, starts + 1)
+    places = np.arange(length)
+    inside = (places >= starts[:, None]) & (places < ends[:, None])
+    return np.asarray(inside / inside.sum(1, keepdims=True), np.float32)
