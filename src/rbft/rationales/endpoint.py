@@ -76,6 +76,7 @@ class EndpointEngine:
         in_flight: dict[Future[Reply | Unanswered], Ask] = {}
         failed, answered = 0, False
         wrong: EngineError | BudgetError | None = None
+        ends: float | None = None
         self._stopped.clear()
         self._pace.start()
         self._identified = False
@@ -90,7 +91,9 @@ class EndpointEngine:
                     in_flight[pool.submit(self._reply, exchange, ask)] = ask
                 if not in_flight:
                     break
-                patience = GRACE_SECONDS if isinstance(wrong, EngineError) else None
+                if ends is None and isinstance(wrong, EngineError):
+                    ends = time.monotonic() + GRACE_SECONDS
+                patience = None if ends is None else max(0.0, ends - time.monotonic())
                 done = wait(in_flight, timeout=patience, return_when=FIRST_COMPLETED).done
                 if not done:
                     break
