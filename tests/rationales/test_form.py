@@ -34,8 +34,10 @@ def test_languages_are_told_by_letters_and_common_words(language: str) -> None:
     assert language_of(IN[language], COMMON) == language
 
 
-@pytest.mark.parametrize("text", ["", "123 …", "Subjects: dog. Attributes: red. Actions: runs. Scenes: yard.", "chien"])
-def test_what_is_too_short_is_not_told(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "123 …", "Subjects: dog. Attributes: red. Actions: runs. Scenes: yard.", "chien", "the and is la le"]
+)
+def test_what_is_too_short_or_between_two_languages_is_not_told(text: str) -> None:
     assert language_of(text, COMMON) is None
 
 

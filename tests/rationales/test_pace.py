@@ -7,57 +7,53 @@ import threading
 from rbft.rationales.pace import Pace
 
 
-def entered(pace: Pace, number: int) -> list[int]:
-    marks = [pace.enter() for _ in range(number)]
-    return [mark for mark in marks if mark is not None]
-
-
-def test_requests_that_were_on_their_way_together_halve_the_room_once() -> None:
+def test_what_a_crowded_server_took_is_the_room_that_is_left() -> None:
     pace = Pace(16)
-    together = entered(pace, 16)
-    for mark in together:
-        pace.leave(mark, crowded=True)
-    assert pace.room == 8
-    for mark in entered(pace, 8):
-        pace.leave(mark, crowded=True)
-    assert pace.room == 4
+    assert all(pace.enter() for _ in range(16))
+    for _ in range(13):
+        pace.leave(crowded=True)
+    assert pace.room == 3
+    for _ in range(3):
+        pace.leave(crowded=False)
+    assert pace.room == 3, "half a place more"
 
 
 def test_room_is_never_below_one() -> None:
     pace = Pace(2)
     for _ in range(5):
-        [mark] = entered(pace, 1)
-        pace.leave(mark, crowded=True)
+        assert pace.enter()
+        pace.leave(crowded=True)
         assert pace.room == 1
 
 
-def test_room_grows_by_one_after_as_many_answers_and_never_beyond() -> None:
+def test_room_grows_by_one_after_twice_as_many_answers_and_never_beyond() -> None:
     pace = Pace(3)
-    for mark in entered(pace, 2):
-        pace.leave(mark, crowded=True)
-    assert pace.room == 1
+    assert pace.enter()
+    pace.leave(crowded=True)
     rooms = []
     for _ in range(9):
-        [mark] = entered(pace, 1)
-        pace.leave(mark, crowded=False)
+        assert pace.enter()
+        pace.leave(crowded=False)
         rooms.append(pace.room)
-    assert rooms == [2, 2, 3, 3, 3, 3, 3, 3, 3], "from 1.5: 2.17, 2.63, and 3 at the most"
+    assert rooms == [1, 1, 2, 2, 2, 2, 2, 3, 3], "from 1: 1.5, 1.83, 2.11, 2.34, 2.56, 2.75, 2.93, and 3 at the most"
 
 
 def test_more_wait_until_one_comes_back_and_stopping_lets_them_go() -> None:
     pace = Pace(1)
-    [mark] = entered(pace, 1)
-    got: list[int | None] = []
+    assert pace.enter()
+    got: list[bool] = []
     waiting = threading.Thread(target=lambda: got.append(pace.enter()))
     waiting.start()
     waiting.join(0.05)
     assert got == []
-    pace.leave(mark, crowded=False)
+    pace.leave(crowded=False)
     waiting.join()
-    assert got == [0]
+    assert got == [True]
     stuck = threading.Thread(target=lambda: got.append(pace.enter()))
     stuck.start()
     pace.stop()
     stuck.join()
-    assert got == [0, None] and pace.enter() is None
+    assert got == [True, False] and not pace.enter()
+    pace.leave(crowded=False)
     pace.start()
+    assert pace.enter()

@@ -185,8 +185,7 @@ class EndpointEngine:
         """The response to one request, once there is room and money for it."""
         import openai
 
-        entered = self._pace.enter()
-        if entered is None:
+        if not self._pace.enter():
             raise CancelledError
         crowded = False
         try:
@@ -200,7 +199,7 @@ class EndpointEngine:
             crowded = error.status_code in _CROWDED
             raise
         finally:
-            self._pace.leave(entered, crowded=crowded)
+            self._pace.leave(crowded=crowded)
 
     def _hopeless(self, status: int) -> str:
         settings = self._settings

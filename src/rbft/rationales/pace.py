@@ -6,14 +6,15 @@ import threading
 
 
 class Pace:
-    """Room for requests: halved when the server says that it is crowded, one more after as many good answers.
+    """Room for requests: as many as a crowded server took, and one more after twice as many answers.
 
-    Additive increase, multiplicative decrease, as TCP does it (Chiu and Jain 1989); never above `most`.
+    A request that is refused takes its place with it, so that what is left are those that the server works on; never
+    above `most`.
     """
 
     def __init__(self, most: int) -> None:
         self._most, self._room = most, float(most)
-        self._flying = self._cuts = 0
+        self._flying = 0
         self._changed = threading.Condition()
         self._stopped = False
 
@@ -22,24 +23,21 @@ class Pace:
         """Requests that may be on their way now."""
         return int(self._room)
 
-    def enter(self) -> int | None:
-        """Wait for room; what it gives is handed back to `leave`. None where the work was stopped."""
+    def enter(self) -> bool:
+        """Wait for room; False where the work was stopped meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._flying < self.room)
-            if self._stopped:
-                return None
-            self._flying += 1
-            return self._cuts
+            self._flying += not self._stopped
+            return not self._stopped
 
-    def leave(self, entered: int, *, crowded: bool) -> None:
-        """A request came back. Of those that were on their way together, the first that finds it crowded halves."""
+    def leave(self, *, crowded: bool) -> None:
+        """A request came back; `crowded`: refused because there are too many."""
         with self._changed:
             self._flying -= 1
-            if not crowded:
-                self._room = min(self._most, self._room + 1 / self._room)
-            elif entered == self._cuts:
-                self._room = max(1.0, self._room / 2)
-                self._cuts += 1
+            if crowded:
+                self._room = max(1.0, min(self._room, self._flying))
+            else:
+                self._room = min(self._most, self._room + 0.5 / self._room)
             self._changed.notify_all()
 
     def stop(self) -> None:
