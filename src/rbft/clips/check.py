@@ -17,7 +17,7 @@ from rich.text import Text
 from rbft.clips.grouped import MAX_LINES, Bad, by_reason
 from rbft.clips.ingest import Inspection, duplicates, inspect_clips, splits_of
 from rbft.clips.manifest import Listing, Refused, Row, listing_of_files, read_manifest, show
-from rbft.clips.sources import MANIFEST_SUFFIXES, files_below, stranger_notes
+from rbft.clips.sources import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES, files_below, stranger_notes
 from rbft.clips.split import split_faults
 from rbft.experiment import ClipLimits, Experiment, Sampling, SplitRule
 from rbft.progress import Reporter
@@ -144,7 +144,7 @@ def check_experiment(experiment: Experiment, grid: Grid | None, listing: Listing
 
 
 def _listing(source: Path, labels: Mapping[str, str], allow_outside: bool) -> Listing:
-    if source.is_file() and source.suffix.lower() not in MANIFEST_SUFFIXES:
+    if source.is_file() and source.suffix.lower() not in MANIFEST_SUFFIXES | ARCHIVE_SUFFIXES:
         return listing_of_files([source])
     if source.is_dir() and not labels and not _has_label_folders(source):
         strangers: list[str] = []
