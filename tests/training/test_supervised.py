@@ -215,7 +215,7 @@ def test_a_save_that_would_run_code_is_not_loaded(name: str, checkpoints: dict[s
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.mkdir, (tmp_path / "canary",)
 
-    (save / name).write_bytes(pickle.dumps(Canary()))
+    (save / name).write_bytes(pickle.dumps(Canary(), protocol=2))
     seal(save)
     with pytest.raises(CheckpointError) as caught:
         run(VLM.load(checkpoints["qwen2_5_vl"]), recipe, tmp_path, steps=2)
