@@ -444,8 +444,10 @@ def explain(
                 console.print(str(path), markup=False, highlight=False, soft_wrap=True)
         return
     from rbft.clips.container import file_faults
+    from rbft.files import address_hint
 
-    if faults := folder_faults(out, "--out") + file_faults(clips or []):
+    addresses = [clip for clip in clips or [] if address_hint(clip)]
+    if faults := folder_faults(out, "--out") + file_faults(addresses):
         raise UserError(faults)
     from rbft.serving.explain import explain as explain_files
     from rbft.serving.explain import render_explanations

@@ -31,9 +31,11 @@ def doctor(folder: Path, *options: str, **modules: str) -> tuple[int, dict[str, 
     return ran.returncode, {finding.name: finding for finding in seen.findings}, ran.stderr
 
 
-def test_a_machine_without_a_working_torch_is_told_so(tmp_path: Path) -> None:
+def test_a_machine_without_a_working_torch_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
     code, found, errors = doctor(tmp_path, torch="raise ImportError('libcudart.so.13: cannot open shared object')")
     assert (code, errors) == (2, "")
+    assert "hf_secret" not in str(found)
     assert found["torch"].state == "fault"
     assert found["torch"].found.endswith(
         "is installed and cannot be imported: ImportError: libcudart.so.13: cannot open shared object"

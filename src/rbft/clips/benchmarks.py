@@ -38,7 +38,11 @@ class Imported:
     notes: tuple[str, ...]
 
     def manifest(self, folder: Path) -> str:
-        """The text of a manifest that lies in `folder`: the clips that have a video."""
+        """The text of a manifest that lies in `folder`: the clips that have a video.
+
+        Cells stand as they are, for rbft to read: an id that begins with `-`, as YouTube's do, would with an apostrophe
+        before it, which keeps a spreadsheet from running it, name another file.
+        """
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)

@@ -20,7 +20,7 @@ from rbft.clips.grouped import MAX_LINES, Bad, by_reason, first_of
 from rbft.clips.ingest import inspect_clips
 from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import Listing, Refused, Row, leads_outside, listing_of_files, read_manifest, show
-from rbft.clips.sources import MANIFEST_SUFFIXES, files_below, stranger_notes
+from rbft.clips.sources import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES, files_below, stranger_notes
 from rbft.clips.split import split_faults, split_notes
 from rbft.experiment import ClipLimits, Experiment, Sampling, SplitRule
 from rbft.progress import Reporter, printable
@@ -147,7 +147,7 @@ def check_experiment(experiment: Experiment, grid: Grid | None, listing: Listing
 
 
 def _listing(source: Path, labels: Mapping[str, str], allow_outside: bool) -> Listing:
-    if source.is_file() and source.suffix.lower() not in MANIFEST_SUFFIXES:
+    if source.is_file() and source.suffix.lower() not in MANIFEST_SUFFIXES | ARCHIVE_SUFFIXES:
         return listing_of_files([source])
     if source.is_dir() and not labels and not _has_label_folders(source):
         return _heap(source, allow_outside)

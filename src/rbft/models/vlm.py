@@ -410,7 +410,7 @@ def _with_template(processor: Any, prompt: str, *, clip: bool = True) -> str:
     turn = {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}
     try:
         return str(processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+    except (TemplateError, TypeError, ArithmeticError) as error:
         raise CheckpointError(
             f"the model's chat template cannot be rendered: {_first_line(error)}; "
             "take the model's files anew from where they come from"
