@@ -72,12 +72,13 @@ def disk_faults(work: Path, finished: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError, StoreError) as error:
+        fault = _fault_of_disk(error, work)
+        told = None if fault is None else refused(Path(fault.filename or work), fault)
         for half in (finished, *(save for save in work.glob("checkpoint-*") if not (save / MANIFEST).is_file())):
             shutil.rmtree(half, ignore_errors=True)
-        fault = _fault_of_disk(error, work)
-        if fault is None:
+        if told is None:
             raise
-        raise refused(Path(fault.filename or work), fault) from error
+        raise told from error
 
 
 def _fault_of_disk(error: Exception, work: Path) -> OSError | None:
