@@ -42,7 +42,8 @@ SETTINGS: dict[str, Any] = {
 def stoppable(body: str, *signals: signal.Signals, grace: float = 60.0) -> tuple[int, str, float]:
     """A small process whose block is stoppable, and is sent signals when it says so: its end, its words, its time."""
     script = (
-        "import os, sys, time\nfrom rbft import stopping\nfrom rbft.errors import StoppedError\n"
+        "import os, signal, sys, time\nfrom rbft import stopping\nfrom rbft.errors import StoppedError\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # a test that `nohup` started would prove nothing
         f"stopping.GRACE_SECONDS = {grace}\n"
         "def said(word):\n    print(word, flush=True)\n"
         f"try:\n    with stopping.stoppable():\n        {body}\n"
