@@ -275,6 +275,7 @@ def test_twenty_signals_at_random_times(experiment: Path, whole: Path, tmp_path:
         children = list(stage.glob("[!.]*"))
         kept += code == 0 or bool(saved or children)
         told.append((code, sorted(s.name for s in saved), len(children)))
+        print(f"\n{number + 1}: {told[-1]} after {latest:.1f} s at most, {kept} saved", flush=True)
         assert code in (0, 75)
         assert subprocess.run([*arguments, f"output={json.dumps(str(output))}"], stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL, env=environment, check=False).returncode == 0  # fmt: skip
