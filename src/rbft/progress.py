@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -38,17 +38,17 @@ class _Lasting(io.FileIO):
         super().__init__(descriptor, "wb", closefd=False)
         self._gone = gone
 
-    def write(self, data: object) -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         """All of it written, or nobody there to read it."""
         try:
-            return super().write(data)  # type: ignore[arg-type]
+            return super().write(data)
         except OSError as error:
             if error.errno not in self._gone:
                 raise
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, self.fileno())
         os.close(silent)
-        return super().write(data)  # type: ignore[arg-type]
+        return super().write(data)
 
 
 def lasting(stream: TextIO, *, pipes: bool) -> TextIO:
@@ -56,7 +56,7 @@ def lasting(stream: TextIO, *, pipes: bool) -> TextIO:
     gone = (errno.EIO, errno.EPIPE) if pipes else (errno.EIO,)
     return io.TextIOWrapper(
         io.BufferedWriter(_Lasting(stream.fileno(), gone)), encoding=stream.encoding, errors=stream.errors,
-        line_buffering=stream.line_buffering,
+        line_buffering=bool(stream.line_buffering),
     )  # fmt: skip
 
 

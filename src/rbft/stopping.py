@@ -9,6 +9,7 @@ safe from kills anyway. A signal is for the whole process, and so is what is kep
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -28,6 +29,8 @@ AT_ONCE_SECONDS = 1.0
 POLL_SECONDS = 0.2
 """How often those look at `asked` who wait for others."""
 SECOND_INTERRUPT = 130
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>: the signal that a process gets when its parent dies."""
 
 
 class _Stop:
@@ -73,7 +76,7 @@ def stoppable() -> Iterator[None]:
         undo.callback(watchdog.join)
         undo.callback(theirs.shutdown, socket.SHUT_RDWR)
         undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False))
-        os.register_at_fork(after_in_child=_deaf)
+        os.register_at_fork(after_in_child=_forked)
         _Stop.asked = False
         for number, handler in _handlers().items():
             undo.callback(signal.signal, number, signal.signal(number, handler))
@@ -87,9 +90,11 @@ def _handlers() -> dict[int, Any]:
     return handlers
 
 
-def _deaf() -> None:
-    """In a forked child: the watchdog is the parent's, and counts the parent's signals alone."""
+def _forked() -> None:
+    """In a forked child: the watchdog counts the parent's signals alone, and the child does not outlive the parent."""
     signal.set_wakeup_fd(-1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _heard(number: int, _: object) -> None:

@@ -42,7 +42,8 @@ SETTINGS: dict[str, Any] = {
 def stoppable(body: str, *signals: signal.Signals, grace: float = 60.0) -> tuple[int, str, float]:
     """A small process whose block is stoppable, and is sent signals when it says so: its end, its words, its time."""
     script = (
-        "import os, sys, time\nfrom rbft import stopping\nfrom rbft.errors import StoppedError\n"
+        "import os, signal, sys, time\nfrom rbft import stopping\nfrom rbft.errors import StoppedError\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # a test that `nohup` started would prove nothing
         f"stopping.GRACE_SECONDS = {grace}\n"
         "def said(word):\n    print(word, flush=True)\n"
         f"try:\n    with stopping.stoppable():\n        {body}\n"
@@ -274,6 +275,7 @@ def test_twenty_signals_at_random_times(experiment: Path, whole: Path, tmp_path:
         children = list(stage.glob("[!.]*"))
         kept += code == 0 or bool(saved or children)
         told.append((code, sorted(s.name for s in saved), len(children)))
+        print(f"\n{number + 1}: {told[-1]} after {latest:.1f} s at most, {kept} saved", flush=True)
         assert code in (0, 75)
         assert subprocess.run([*arguments, f"output={json.dumps(str(output))}"], stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL, env=environment, check=False).returncode == 0  # fmt: skip

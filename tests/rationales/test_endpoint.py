@@ -15,7 +15,7 @@ import pytest
 
 from rbft.clips.frames import Frames
 from rbft.curation import MAX_FAILED_IN_A_ROW, Engine
-from rbft.errors import BudgetError, EngineError
+from rbft.errors import BudgetError, EngineError, StoppedError
 from rbft.rationales.budget import Budget
 from rbft.rationales.endpoint import GRACE_SECONDS, MAX_GARBLED, EndpointEngine, retry_after
 from rbft.rationales.engines import Ask, Reply, Unanswered
@@ -437,3 +437,56 @@ def test_key_is_the_same_at_another_address_and_differs_by_revision(tmp_path: Pa
 
     assert key("http://a/v1") == key("http://b/v1")
     assert len({key("http://a/v1"), key("http://a/v1", revision="2"), key("http://a/v1", max_new_tokens=5)}) == 3
+
+
+# -- asked to end --------------------------------------------------------------------------------------------------
+
+
+def test_asked_to_end_what_is_on_its_way_is_kept_and_nothing_more_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of twenty, four on their way: the first asks to end, the second answers, two hang and are given up."""
+    monkeypatch.setattr("rbft.rationales.endpoint.PATIENCE_SECONDS", 1.0)
+    asked, hanging = threading.Event(), threading.Event()
+
+    def answer(body: dict[str, Any], _: int) -> Any:
+        number = int(prompt_of(body).split()[1])
+        if number == 0:
+            asked.set()
+        elif number == 1:
+            asked.wait()
+        else:
+            hanging.wait()
+        return completion(f"answer {number}")
+
+    monkeypatch.setattr("rbft.rationales.endpoint.asked", asked.is_set)
+    monkeypatch.setattr("rbft.rationales.endpoint.check", _stop)
+    kept = []
+    with scripted(answer) as server:
+        try:
+            with pytest.raises(StoppedError):
+                for ask, reply in engine(server).replies(asks(20)):
+                    kept.append((ask.item, reply))
+        finally:
+            hanging.set()
+    assert sorted(item for item, _ in kept) == ["i0", "i1"]
+    assert all(isinstance(reply, Reply) for _, reply in kept)
+    assert len(server.requests) == 4
+
+
+def test_asked_to_end_no_pause_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is busy for an hour: its pause is broken off, and the request is no failed one."""
+    asked = threading.Event()
+
+    def busy(body: dict[str, Any], _: int) -> Any:
+        asked.set()
+        return Status(503, headers={"retry-after": "3000"})
+
+    monkeypatch.setattr("rbft.rationales.endpoint.asked", asked.is_set)
+    monkeypatch.setattr("rbft.rationales.endpoint.check", _stop)
+    with scripted(busy) as server:
+        settings = Engine.model_validate({"endpoint": server.url, "model": "m", "longest_wait_seconds": 3600})
+        with pytest.raises(StoppedError):
+            list(EndpointEngine(settings, "secret", Red()).replies(asks(1)))
+
+
+def _stop() -> None:
+    raise StoppedError

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from rbft.errors import UserError
-from rbft.files import JsonlAppender, read_jsonl, write_record, write_text
+from rbft.files import JsonlAppender, held, read_jsonl, write_record, write_text
 from rbft.machine import available_processors
 from rbft.records import Record, fingerprint
 from rbft.stopping import check
@@ -111,8 +111,15 @@ def write_night_yard(
     """
     _refuse(num_train, num_test, num_unlabelled, seed, manifest)
     _refuse_strangers(folder, manifest)
-    note = _opened(folder, dials, seed)
     clips = plan_yard(num_train, num_test, num_unlabelled, seed, dials)
+    with held(folder):
+        return _written(folder, dials, clips, seed=seed, manifest=manifest, workers=workers)
+
+
+def _written(
+    folder: Path, dials: YardDials, clips: list[YardClip], *, seed: int, manifest: str, workers: int | None
+) -> Path:
+    note = _opened(folder, dials, seed)
     known = {row.path: row for row in read_jsonl(folder / _ROWS, YardRow)} if (folder / _ROWS).is_file() else {}
     missing = [clip for clip in clips if clip.path not in known or not (folder / clip.path).is_file()]
     if missing:
