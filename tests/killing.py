@@ -304,13 +304,13 @@ class Survived:
         assert not whole.count() - calls, "work that was never done"
         return calls - whole.count()
 
-    def check(self, whole: Ended, whole_folder: Path, *, but: Sequence[str] = ()) -> None:
-        """The same files, the same last words, at most the work in flight done again (`but` not counted)."""
+    def check(self, whole: Ended, whole_folder: Path, *, in_flight: int = 1, but: Sequence[str] = ()) -> None:
+        """The same files and last words; of each noted function (but `but`) so many calls a kill are made again."""
         same(self.folder, whole_folder)
         assert _words(self.attempts[-1]) == _words(whole)
         redone = self.redone(whole)
-        assert all(count <= self.kills for name, count in redone.items() if name not in but), redone
-        assert len(parts(self.folder)) <= self.kills * 2  # of the command and of the process that reads clips
+        assert all(count <= in_flight * self.kills for name, count in redone.items() if name not in but), redone
+        assert len(parts(self.folder)) <= (1 + in_flight) * self.kills, "one of the command, one of each reader"
 
 
 def _words(ended: Ended) -> str:

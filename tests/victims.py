@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rbft.clips.pool import available_processors
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 from rbft.tiny.yard_questions import write_yard_questions
 
@@ -31,13 +32,14 @@ ASK_TEXT = "rbft.rationales.engines:generate_text"
 
 @dataclass(frozen=True)
 class Victim:
-    """A command; `noted` are its calls of which one at most is in flight, so done again after a kill.
+    """A command; `noted` are its calls of which `in_flight` are at once, so done again after a kill.
 
     Of a command that keeps nothing (`check`, `predict`, `explain CLIP`) none is noted: it begins anew.
     """
 
     arguments: tuple[str, ...]
     noted: tuple[str, ...] = ()
+    in_flight: int = 1
     start: str | None = None
     """The folder that it begins with a copy of."""
 
@@ -83,7 +85,7 @@ VICTIMS = {
     "questions": Victim(("run", "../questions.yaml"), (READ, LEARN, SAMPLE, ANSWER)),
     "curate": Victim(("curate", "../curate.yaml"), (READ, ASK, ASK_TEXT)),
     "ask": Victim(("ask", "embedded", "../asked/test.jsonl", "--out", "runs/asked", "--batch-size", "2"),
-                  (READ, ANSWER)),
+                  (READ, ANSWER), in_flight=available_processors()),
     "predict": Victim(("predict", "../model", "../yard/clips/test-00000.mp4", "../yard/clips/test-00001.mp4", "--json",
                        "--rationale")),
     "explain clips": Victim(("explain", "../model", "../yard/clips/test-00000.mp4", "../yard/clips/test-00001.mp4")),

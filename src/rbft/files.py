@@ -10,7 +10,9 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
@@ -32,6 +34,7 @@ if sys.platform != "win32":
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_DEPTH = 50
 LOCK = ".lock"
+TEMPORARY = "rbft-"
 LEFTOVER_SECONDS = 24 * 3600.0
 """A temporary file that was not written to for so long has no writer any more."""
 PAUSES_SECONDS = (0.2, 1.0, 5.0)
@@ -133,6 +136,27 @@ def held(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise refused(path, error) from error
         yield
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder of the system's temporary one, removed when the block ends.
+
+    Those that killed processes of this user left are removed too: a day old, and held by nobody.
+    """
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as name, held(Path(name)):
+        _sweep_beside(Path(name))
+        yield Path(name)
+
+
+def _sweep_beside(folder: Path) -> None:
+    owner, before = folder.stat().st_uid, time.time() - LEFTOVER_SECONDS
+    for left in folder.parent.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError, StoreError):  # gone by now, or another process works there
+            found = left.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == owner and found.st_mtime < before:
+                with held(left):
+                    shutil.rmtree(left)
 
 
 def _lock(file: FileIO) -> None:

@@ -1,4 +1,4 @@
-"""JSONL files of real runs, cut anywhere in their last line as a killed writer leaves them: rerun, the same bytes."""
+"""JSONL files of real runs, cut anywhere in their last line as killed writers leave them: mended to the same bytes."""
 
 from __future__ import annotations
 

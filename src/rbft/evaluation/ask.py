@@ -26,7 +26,7 @@ from rbft.clips.questions import QuestionRow, find_videos, read_questions
 from rbft.errors import ManifestError, UserError
 from rbft.evaluation.questions import answer_questions, answers_key, summary
 from rbft.experiment import ClipLimits, Sampling
-from rbft.files import held, read_record, write_record
+from rbft.files import held, read_record, sweep, write_record
 from rbft.models.sources import EMBEDDED, is_on_hub, resolve
 from rbft.models.vlm import VLM, grid_of
 from rbft.progress import Reporter
@@ -98,6 +98,8 @@ def ask(
     with held(out):
         source = resolve(respondent.path)
         cache = FrameCache(out.parent / "cache" / "frames")
+        sweep(out)
+        sweep(cache.root)
         with reporter.counted("Reading clips", len(listing.rows)) as advance:
             inspections = inspect_clips(
                 listing,
