@@ -23,9 +23,9 @@ import av.logging
 
 from rbft.clips.cache import FrameCache, cache_key
 from rbft.clips.confine import confine
-from rbft.clips.container import too_many_pixels
+from rbft.clips.container import PacketIndex, too_many_pixels
 from rbft.clips.decode import decode
-from rbft.clips.frames import plan_frames
+from rbft.clips.frames import Frames, plan_frames
 from rbft.clips.probe import examine
 from rbft.clips.thumbnails import planned, thumbnails, with_instants
 from rbft.errors import ClipError, StoreError
@@ -104,12 +104,10 @@ def _answer(request: Request) -> Reply:
             cache = FrameCache(Path(request.cache)) if request.cache else None
             if cache is None or not cache.has(key):
                 with bounded_seconds(limits.seconds * (1 + probe.num_frames // FRAMES_PER_BUDGET)):
-                    wide = with_instants(plan)
-                    frames = decode(path, wide, probe, limits, index=index)
-                    small = thumbnails(frames)
+                    frames, small = frames_and_thumbnails(path, plan, probe, limits, index)
                 decoded = True
                 if cache is not None:
-                    cache.write(request.sha256, plan, planned(frames, wide, plan), small)
+                    cache.write(request.sha256, plan, frames, small)
     except ClipError as error:
         return Reply(probe=probe, plan=plan, problem=(error.reason, error.detail))
     except MemoryError:
@@ -119,6 +117,16 @@ def _answer(request: Request) -> Reply:
     if cache is not None:
         return Reply(probe=probe, plan=plan, key=key, decoded=decoded)
     return Reply(probe=probe, plan=plan, decoded=decoded, thumbnails=base64.b64encode(small or b"").decode())
+
+
+def frames_and_thumbnails(
+    path: Path, plan: FramePlan, probe: Probe, limits: ClipLimits, index: PacketIndex
+) -> tuple[Frames, bytes]:
+    """The planned frames of a clip and its small pictures, out of one decoding; raises ClipError."""
+    wide = with_instants(plan)
+    frames = decode(path, wide, probe, limits, index=index)
+    small = thumbnails(frames)
+    return planned(frames, wide, plan), small
 
 
 def _too_large(limits: ClipLimits) -> tuple[str, str]:
