@@ -128,13 +128,14 @@ def test_files_are_read_and_written_as_before(tmp_path: Path) -> None:
 def test_only_the_confined_process_opens_videos() -> None:
     """One call in all of rbft opens a file with FFmpeg, and the modules around it are imported by the child alone.
 
-    What shows, explains, covers or measures frames reads the cache. `rbft.tiny` writes and judges its own clips.
+    What shows, explains, covers or measures frames reads the cache. `rbft.tiny` writes and judges its own clips, and
+    `rbft doctor` writes one for the reader.
     """
     source = Path(rbft.__file__).parent
     texts = {
         path.relative_to(source).as_posix(): path.read_text(encoding="utf-8")
         for path in source.rglob("*.py")
-        if "tiny" not in path.parts
+        if "tiny" not in path.parts and path.name != "places.py"
     }
     opening = re.compile(r"\bav\.open\b|\bcv2\b|\btorchvision\b|\bimageio\b|\bdecord\b|\btorchcodec\b|\bffmpeg\b")
     assert [name for name, text in texts.items() if opening.search(text)] == ["clips/container.py"]

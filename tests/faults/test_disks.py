@@ -107,7 +107,7 @@ def writes(root: Path) -> dict[str, tuple[Callable[[], object], Path, str]]:
 def test_a_full_disk_is_told_and_holds_nothing_half(kind: str, disk: Disk) -> None:
     write, path, needed = writes(disk.root)[kind]
     free = disk.free
-    disk.fill(leave=60_000)
+    disk.fill(leave=40_000)
     before = disk.free
     with pytest.raises(StoreError) as caught:
         write()

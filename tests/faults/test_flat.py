@@ -42,28 +42,29 @@ def sample(done):
 points, every = [], int(sys.argv[2])
 """
 CHECKED = """
+import ctypes
 from rbft.clips.cache import FrameCache
 from rbft.clips.ingest import Reading
 from rbft.clips.manifest import read_manifest
 from rbft.experiment import ClipLimits, Sampling
 from rbft.records import Grid
 listing = read_manifest(Path(sys.argv[1]), labels={})
-cache = FrameCache(Path(sys.argv[3])) if sys.argv[3] else None
 sampling = Sampling(min_pixels=28 * 28, max_pixels=28 * 28)
-reading = Reading(listing, sampling=sampling, grid=Grid(), limits=ClipLimits(), workers=1, cache=cache)
-kept = []
+kept, let_go = [], []
 def progress(_):
     kept.append(0)
     if len(kept) % every == 0:
         sample(len(kept))
-found = reading.finish(progress)
-assert all(one.problem is None for one in found), found[0]
-before = status(os.getpid(), "VmRSS:")
-del found, reading
-gc.collect()
-import ctypes
-ctypes.CDLL(None).malloc_trim(0)
-print(json.dumps({"points": points, "records": before - status(os.getpid(), "VmRSS:")}))
+for turn in ("first", "second"):
+    cache = FrameCache(Path(sys.argv[3]) / turn) if sys.argv[3] else None
+    reading = Reading(listing, sampling=sampling, grid=Grid(), limits=ClipLimits(), workers=1, cache=cache)
+    found = reading.finish(progress)
+    assert all(one.problem is None for one in found), found[0]
+    del found, reading
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    let_go.append(status(os.getpid(), "VmRSS:"))
+print(json.dumps({"points": points, "grown": let_go[1] - let_go[0]}))
 """
 PREDICTED = """
 import torch
@@ -76,7 +77,7 @@ for number in range(int(sys.argv[4])):
     assert len(answers) == len(files)
     if number % every == 0:
         sample(number * len(files))
-print(json.dumps({"points": points, "records": 0}))
+print(json.dumps({"points": points, "grown": 0}))
 """
 
 OPEN = 2
@@ -84,11 +85,14 @@ OPEN = 2
 
 
 def measured(script: str, *arguments: str) -> tuple[np.ndarray, int]:
-    """[points, 6]: things done, kB of this process, of its largest child, descriptors, zombies, children."""
+    """[points, 6]: things done, kB of this process, of its largest child, descriptors, zombies, children.
+
+    Beside it the kB by which the process is larger after a second turn than after the first, with all results gone.
+    """
     ran = subprocess.run([sys.executable, "-c", MEASURED + script, *arguments], stdout=subprocess.PIPE, text=True,
                          check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     told = json.loads(ran.stdout)
-    return np.array(told["points"]), int(told["records"])
+    return np.array(told["points"]), int(told["grown"])
 
 
 def slope(points: np.ndarray, column: int) -> float:
@@ -111,7 +115,7 @@ def many_clips(folder: Path, number: int) -> Path:
 
 
 def test_300_clips_leave_no_descriptor_and_no_zombie(tmp_path: Path) -> None:
-    points, _ = measured(CHECKED, str(many_clips(tmp_path, 300)), "10", str(tmp_path / "cache"))
+    points, _ = measured(CHECKED, str(many_clips(tmp_path, 150)), "10", str(tmp_path / "cache"))
     assert np.ptp(points[1:, 3]) <= OPEN, "descriptors"
     assert set(points[:, 4]) == {0}, "zombies"
     assert set(points[:, 5]) <= {0, 1}, "one child"
@@ -121,17 +125,17 @@ def test_300_clips_leave_no_descriptor_and_no_zombie(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("cached", [False, True])
-def test_memory_is_flat_over_10_000_clips(cached: bool, tmp_path: Path) -> None:
-    number = 10_000
+def test_memory_is_flat_over_10_000_readings(cached: bool, tmp_path: Path) -> None:
+    number = 5_000
     cache = str(tmp_path / "cache") if cached else ""
-    points, records = measured(CHECKED, str(many_clips(tmp_path, number)), "100", cache)
-    told, child = slope(points, 1), slope(points, 2)
+    points, grown = measured(CHECKED, str(many_clips(tmp_path, number)), "100", cache)
+    child = slope(points, 2)
     print(
-        f"\n10,000 clips, {'cached' if cached else 'checked'}: {told:.2f} kB a clip, of which records "
-        f"{records / number:.2f}; child {child:.3f} kB a clip, {points[-1, 2] / 1e3:.0f} MB; descriptors "
-        f"{sorted(set(points[:, 3].tolist()))}, zombies {points[:, 4].max()}, {points[-1, 1] / 1e3:.0f} MB at the end"
+        f"\n10,000 readings, {'cached' if cached else 'checked'}: {grown / number:.3f} kB a clip stay; child "
+        f"{child:.3f} kB a clip, {points[-1, 2] / 1e3:.0f} MB; descriptors {sorted(set(points[:, 3].tolist()))}, "
+        f"zombies {points[:, 4].max()}, {points[-1, 1] / 1e3:.0f} MB at the end, with the records of {number} clips"
     )
-    assert told - records / number < 1.0
+    assert grown / number < 1.0
     assert child < 1.0
     assert np.ptp(points[1:, 3]) <= OPEN
     assert points[:, 4].max() == 0

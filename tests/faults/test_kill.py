@@ -28,7 +28,7 @@ POINTS = {
     "in the fourth token of the second batch of rationales": At(FORWARD, 4, within=At(WRITE, 2)),
     "in the second step": At(TRAINING_STEP, 2),
     "the optimizer is not saved": At("rbft.training.supervised:StageTrainer._save_optimizer_and_scheduler"),
-    "a save has no checksums yet": At("rbft.training.supervised:seal"),
+    "a save has no checksums yet": At("rbft.training.saves:seal"),
     "the child is written, and not sealed": At(PUBLISH),
     "the child is sealed, and not in its place": At("rbft.store:seal", after=True, within=At(PUBLISH)),
     "the child is in its place, its work not removed": At(PUBLISH, after=True),

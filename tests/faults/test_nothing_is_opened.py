@@ -174,6 +174,9 @@ def test_nothing_outside_is_opened_and_nobody_is_called(
     assert watch.opened() == [] and listener.calls == 0
 
 
+ADDRESS = "it is an address, and rbft reads files of this machine alone: download it and name the file"
+
+
 def test_a_prediction_opens_nothing_elsewhere(
     tmp_path: Path, watch: Watch, listener: Listener, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +185,8 @@ def test_a_prediction_opens_nothing_elsewhere(
     attacks = [p for p in path_attacks(tmp_path, canary, listener.address) if ":" in p or "%" in p or "\\" in p]
     assert command("predict", str(tmp_path), *attacks) == 2
     said = capsys.readouterr().err.splitlines()
-    assert len(attacks) == 12 and len([line for line in said if line.endswith("missing: there is no such file")]) == 12
+    assert len(attacks) == 12 == len([line for line in said if ": missing: there is no such file" in line])
+    assert len([line for line in said if line.endswith(ADDRESS)]) == 7
     assert watch.opened() == [] and listener.calls == 0
 
 
