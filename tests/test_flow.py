@@ -62,12 +62,35 @@ def experiment(yard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(experiment: Path) -> Path:
-    """The run directory of all arms, made by the command, which connects to nothing."""
+def called(experiment: Path) -> list[str]:
+    """The command run, and whom it called meanwhile."""
     with connections() as noted:
         assert command("run", str(experiment)) == 0
-    assert noted == []
+    return list(noted)
+
+
+@pytest.fixture(scope="module")
+def finished(experiment: Path, called: list[str]) -> Path:
+    """The run directory of all arms."""
     return experiment.parent / "runs" / "yard"
+
+
+def test_a_run_connects_to_nothing(called: list[str]) -> None:
+    assert called == []
+
+
+def test_every_prediction_is_one_of_the_labels_with_a_probability_for_each(finished: Path) -> None:
+    manifest = read_record(finished / "manifest.json", Manifest)
+    files = list((finished / "predictions").glob("*.jsonl"))
+    assert len(files) == len(ARMS)
+    for file in files:
+        predictions = read_jsonl(file, Prediction)
+        assert {p.clip_id for p in predictions} == {c.clip_id for c in manifest.of("test")}
+        for prediction in predictions:
+            assert prediction.label in manifest.labels
+            assert prediction.probabilities.keys() == manifest.labels.keys()
+            assert sum(prediction.probabilities.values()) == pytest.approx(1)
+            assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.__getitem__)
 
 
 def write_experiment(folder: Path, clips: Path, arms: tuple[str, ...]) -> Path:

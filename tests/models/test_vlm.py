@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
@@ -385,3 +387,37 @@ def test_sliding_windows_are_refused(checkpoints: dict[str, Path], tmp_path: Pat
         CheckpointError, match=r"its language layers attend in sliding windows, which rbft does not know$"
     ):
         VLM.load(folder)
+
+
+_PIECES = st.sampled_from(["normal", "ab", "a", "no", " walk", "norm", "é", "走", " "])
+
+
+def _labels(draw: st.DrawFn) -> list[str]:
+    """Labels that begin, end or hold each other, or begin with the same token."""
+    stem = draw(_PIECES).strip() or "x"
+    words = draw(st.lists(st.lists(_PIECES, max_size=3).map("".join), min_size=2, max_size=4))
+    made = [" ".join(f"{draw(st.sampled_from([stem, '']))}{word}".split()) for word in [*words, ""]]
+    return [stem, *dict.fromkeys(label for label in made if label and label != stem)]
+
+
+def _scores_are_those_of_whole_forwards(vlm: VLM, labels: list[str]) -> None:
+    encoded = vlm.encode(*noise_clip(1, vlm.grid, frames=2), "Which?")
+    answers = [vlm.answer_ids(label) for label in labels]
+    scores = score_answers(vlm, [encoded], answers)[0]
+    for label, answer, score in zip(labels, answers, scores, strict=True):
+        logits = vlm.model(**vlm.inputs([encoded], [answer])).logits[0].double().log_softmax(-1)
+        expected = logits[-len(answer) - 1 : -1].gather(-1, answer[:, None]).sum()
+        assert score.item() == pytest.approx(expected.item(), abs=1e-3), label
+
+
+@settings(max_examples=8, derandomize=True)
+@given(labels=st.composite(_labels)())
+def test_labels_that_begin_or_hold_each_other_score_as_alone(vlms: dict[str, VLM], labels: list[str]) -> None:
+    _scores_are_those_of_whole_forwards(vlms["qwen2_vl"], labels)
+
+
+@pytest.mark.nightly
+@settings(max_examples=1_000)
+@given(labels=st.composite(_labels)())
+def test_a_thousand_label_sets_score_as_alone(vlms: dict[str, VLM], labels: list[str]) -> None:
+    _scores_are_those_of_whole_forwards(vlms["qwen2_vl"], labels)
