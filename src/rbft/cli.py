@@ -8,13 +8,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from rbft import __version__
 from rbft.errors import RbftError, UserError
+from rbft.printing import print_answers, print_imported, print_imported_questions, print_outcome
 from rbft.progress import printable
 from rbft.stopping import SECOND_INTERRUPT, stoppable
 
@@ -46,7 +47,7 @@ def demo(
     from rbft.runs import run_demo
 
     _keep_imports()
-    _print_outcome(run_demo(output, overrides or []))
+    print_outcome(run_demo(output, overrides or []))
 
 
 @app.command()
@@ -165,7 +166,7 @@ def import_(
             raise UserError(
                 f"{', '.join(given)}: {benchmark} is a benchmark of questions, without a split; leave it out"
             )
-        _import_questions(benchmark, annotation or [], videos, out, leave_out_missing)
+        print_imported_questions(benchmark, annotation or [], videos, out, leave_out_missing)
         return
     from rbft.clips.benchmarks import import_benchmark
 
@@ -179,39 +180,7 @@ def import_(
         drop_leaks=drop_leaks,
         leave_out_missing=leave_out_missing,
     )
-    _print_imported(imported, videos, out)
-
-
-def _print_imported(imported: Any, videos: Path | None, out: Path | None) -> None:
-    from rbft.clips.benchmarks import render_counts, write_manifest
-
-    console = Console()
-    render_counts(imported, console)
-    if videos is None:
-        console.print("Nothing is written without --videos FOLDER.", markup=False, highlight=False)
-        return
-    place = out or videos / "clips.csv"
-    for note in write_manifest(imported, place):
-        console.print(f"note: {printable(note)}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\nNext: rbft check {place}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _import_questions(
-    name: str, files: list[Path], videos: Path | None, out: Path | None, leave_out_missing: bool
-) -> None:
-    from rbft.clips.question_import import import_questions, left_out_file, render_imported, write_imported
-
-    imported = import_questions(name, files, videos=videos, leave_out_missing=leave_out_missing)
-    console = Console()
-    if videos is None:
-        render_imported(imported, console, "with --videos FOLDER every one is listed in a file")
-        console.print("Nothing is written without --videos FOLDER.", markup=False, highlight=False)
-        return
-    place = out or videos / f"{name}.jsonl"
-    write_imported(imported, place, videos)
-    render_imported(imported, console, f"{left_out_file(place)} lists every one")
-    folder = "" if place.parent == videos else f" --videos {videos}"
-    console.print(f"\nNext: rbft ask MODEL {place}{folder}", markup=False, highlight=False, soft_wrap=True)
+    print_imported(imported, videos, out)
 
 
 @app.command()
@@ -243,9 +212,9 @@ def run(
 
         _keep_imports()
         if asked.questions is None:
-            _print_outcome(runs.run_experiment(asked, ahead=ahead))
+            print_outcome(runs.run_experiment(asked, ahead=ahead))
         else:
-            _print_answers(runs.run_question_experiment(asked))
+            print_answers(runs.run_question_experiment(asked))
 
 
 @app.command()
@@ -500,32 +469,6 @@ def _keep_imports() -> None:
     """Take what was imported out of the garbage collector's sight: each look at it takes 0.4 s, and finds nothing."""
     gc.freeze()
     atexit.register(gc.unfreeze)  # else triton reports what its bindings hold as leaked when the process ends
-
-
-def _print_outcome(outcome: Any) -> None:
-    from rbft.report.tables import render_table, render_words
-
-    console = Console()
-    render_words(outcome.report, console)
-    console.print()
-    render_table(outcome.report, console)
-    console.print(f"\nReport:   {outcome.page}", markup=False, highlight=False, soft_wrap=True)
-    if outcome.classifier is not None:
-        usable = outcome.report.advice is not None and outcome.report.advice.arm is not None
-        title = "Classify:" if usable else "Try:     "
-        console.print(f"{title} rbft predict {outcome.classifier} CLIP…", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_answers(outcome: Any) -> None:
-    from rbft.report.questions import render_question_words
-
-    console = Console()
-    render_question_words(outcome.report, console)
-    console.print(f"\nReport:   {outcome.page}", markup=False, highlight=False, soft_wrap=True)
-    if outcome.checkpoint is not None:
-        console.print(
-            f"Ask:      rbft ask {outcome.checkpoint} QUESTIONS.jsonl", markup=False, highlight=False, soft_wrap=True
-        )
 
 
 def main() -> None:
