@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +44,14 @@ class Reset:
     """The connection is torn."""
 
 
+class Torn:
+    """Half of a good response, and then the connection is closed."""
+
+
+class Drip:
+    """A good response, a byte at a time and never whole: no single read is slow."""
+
+
 @dataclass
 class Server:
     """Where it listens, and what it was sent: bodies and authorization headers."""
@@ -50,15 +59,24 @@ class Server:
     url: str
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    models: list[dict[str, Any]] | None = None
+    """What it lists as its models; None: it has no such list."""
 
 
 @contextmanager
 def scripted(handle: Handle) -> Iterator[Server]:
-    """A server whose answer to a request and its number (from 0) is a completion, a Status, Hang, Reset or bytes."""
+    """A server whose answer to a request and its number (from 0) is a completion, bytes, a Status, or one of Hang,
+    Reset, Torn and Drip."""
     released, lock, server = threading.Event(), threading.Lock(), Server("")
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None: ...
+
+        def do_GET(self) -> None:
+            if server.models is None:
+                self._send(404, b"{}", {})
+            else:
+                self._send(200, json.dumps({"object": "list", "data": server.models}).encode(), {})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -74,6 +92,17 @@ def scripted(handle: Handle) -> Iterator[Server]:
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.connection.close()
                     self.close_connection = True
+                case Torn():
+                    whole = json.dumps(completion("good")).encode()
+                    self._head(200, len(whole), {})
+                    self.wfile.write(whole[: len(whole) // 2])
+                    self.close_connection = True
+                case Drip():
+                    self._head(200, 10_000, {})
+                    while not released.wait(0.02):
+                        self.wfile.write(b" ")
+                        self.wfile.flush()
+                    self.close_connection = True
                 case Status(code, text, headers):
                     self._send(code, text.encode(), headers)
                 case bytes() as raw:
@@ -81,13 +110,14 @@ def scripted(handle: Handle) -> Iterator[Server]:
                 case found:
                     self._send(200, json.dumps(found).encode(), {})
 
-        def _send(self, code: int, body: bytes, headers: dict[str, str]) -> None:
+        def _head(self, code: int, length: int, headers: dict[str, str]) -> None:
             self.send_response(code)
-            for name, value in (
-                {"Content-Type": "application/json", "Content-Length": str(len(body))} | headers
-            ).items():
+            for name, value in ({"Content-Type": "application/json", "Content-Length": str(length)} | headers).items():
                 self.send_header(name, value)
             self.end_headers()
+
+        def _send(self, code: int, body: bytes, headers: dict[str, str]) -> None:
+            self._head(code, len(body), headers)
             self.wfile.write(body)
 
         def finish(self) -> None:
@@ -112,6 +142,24 @@ def scripted(handle: Handle) -> Iterator[Server]:
             released.set()
             http.shutdown()
             thread.join()
+
+
+def faulty(
+    good: Callable[[dict[str, Any]], Any], *, seed: int, share: float = 0.3, kinds: Sequence[Any] = ()
+) -> Handle:
+    """What a scripted server does whose answers to a seeded share of the requests are faults, by their number."""
+    rng = random.Random(seed)
+    kinds = kinds or [
+        Status(429, headers={"Retry-After": "0"}),
+        Status(500),
+        Status(503),
+        Hang(),
+        Reset(),
+        Torn(),
+        Drip(),
+    ]
+    schedule = [rng.choice(kinds) if rng.random() < share else None for _ in range(5000)]
+    return lambda body, number: schedule[number] or good(body)
 
 
 def prompt_of(body: dict[str, Any]) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import statistics
 import unicodedata
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,7 +29,7 @@ from rbft.answers import (
 )
 from rbft.errors import ExperimentError
 from rbft.prompts import load_prompts
-from rbft.records import Verdict
+from rbft.records import Verdict, fingerprint
 
 LABELS = ("normal", "abnormal")
 DEFINED = {"normal": "routine household activity", "abnormal": "a threat to people, pets or property"}
@@ -288,7 +291,8 @@ def test_refusals_are_found_in_five_languages(language: str) -> None:
     assert len(missed) <= 1, missed
 
 
-def test_descriptions_are_not_refusals() -> None:
+def descriptions() -> list[str]:
+    """Five hundred good ones, with words that refusals have too."""
     who = ["a man", "two children", "a sorry-looking dog", "a courier", "nobody"]
     looks = ["a face that I cannot see clearly", "no visible injuries", "blue clothes", "a mask", "wet fur"]
     does = ["cannot open the door", "refuses to move", "apologises to a neighbour", "runs to the left"]
@@ -304,8 +308,26 @@ def test_descriptions_are_not_refusals() -> None:
         for a, b, c, d in itertools.product(who, looks, does, where)
     ]
     assert len(good) == 500
-    wrong = [text for text in good if "refusal" in judge(text).reasons]
+    return good
+
+
+def test_descriptions_are_not_refusals() -> None:
+    wrong = [text for text in descriptions() if "refusal" in judge(text).reasons]
     assert len(wrong) <= 5, wrong
+
+
+def test_two_hundred_loops_of_four_kinds_are_found_and_five_hundred_descriptions_are_none() -> None:
+    rng, good = random.Random(0), descriptions()
+    loops = [
+        *(f"{rng.choice(good)} {rng.choice(good)[:60]} " + f"{rng.choice(good)[40:90]} " * 30 for _ in range(50)),
+        *(f"{rng.choice(good)} " + "the dog, " * rng.randint(30, 300) for _ in range(50)),
+        *("".join(f"{n} %, " for n in range(5, rng.randint(800, 2000), 5)) for _ in range(50)),
+        *("".join(f"at {n // 60}:{n % 60:02} a man. " for n in range(rng.randint(60, 400))) for _ in range(50)),
+    ]
+    alone: dict[str, object] = {"labels": {}, "label": None, "dimensions": {}}
+    missed = [text[:80] for text in loops if judge(text, **alone).reasons != ("repeating",)]
+    assert missed == []
+    assert [text for text in good if "repeating" in judge(text, **alone).reasons] == []
 
 
 @pytest.mark.parametrize(
@@ -414,9 +436,23 @@ def test_words_are_counted_in_scripts_without_spaces() -> None:
 # -- thresholds ----------------------------------------------------------------------------------------------------
 
 
+def built_in() -> dict[str, Any]:
+    """The built-in rules as their file has them."""
+    text = (resources.files("rbft") / "prompts" / "audit.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def test_what_only_counts_is_no_part_of_a_fingerprint() -> None:
+    """Other bounds of what is noted ask for no text anew; other bounds of what is dropped do."""
+    noted = RULES.model_copy(update={"common_words": {}, "leakage": RULES.leakage.model_copy(update={"auc": 0.9})})
+    dropping = RULES.model_copy(
+        update={"off_template": RULES.off_template.model_copy(update={"min_dimension_share": 1})}
+    )
+    assert fingerprint(noted) == fingerprint(RULES) != fingerprint(dropping)
+
+
 def test_thresholds_are_a_file_that_can_be_copied_and_changed(tmp_path: Path) -> None:
-    document = RULES.model_dump(mode="json")
-    document["schema"] = document.pop("schema_version")
+    document = built_in()
     document["off_template"]["min_dimension_share"] = 1.0
     path = tmp_path / "audit.yaml"
     path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
@@ -428,8 +464,7 @@ def test_thresholds_are_a_file_that_can_be_copied_and_changed(tmp_path: Path) ->
 
 
 def test_faults_in_the_thresholds_are_named_together(tmp_path: Path) -> None:
-    document = RULES.model_dump(mode="json")
-    document["schema"] = document.pop("schema_version")
+    document = built_in()
     document["repeating"]["zlib_ratio"] = 0.5
     del document["collapse"]
     path = tmp_path / "audit.yaml"
@@ -453,7 +488,7 @@ def test_faults_in_the_thresholds_are_named_together(tmp_path: Path) -> None:
 def test_the_version_of_the_thresholds_is_named_as_in_the_file(
     tmp_path: Path, given: dict[str, int], fault: str
 ) -> None:
-    document = RULES.model_dump(mode="json", exclude={"schema_version"}) | given
+    document = {name: part for name, part in built_in().items() if name != "schema"} | given
     path = tmp_path / "audit.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     with pytest.raises(ExperimentError) as error:
@@ -462,8 +497,7 @@ def test_the_version_of_the_thresholds_is_named_as_in_the_file(
 
 
 def test_a_broken_pattern_is_named(tmp_path: Path) -> None:
-    document = RULES.model_dump(mode="json")
-    document["schema"] = document.pop("schema_version")
+    document = built_in()
     document["refusal"]["phrases"] = {"en": ["sorry", "(no"]}
     path = tmp_path / "audit.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")

@@ -139,6 +139,7 @@ def test_commands_and_options() -> None:
         "explain": [
             "checkpoint", "clips", "--out", "--label", "--experiment", "--masks", "--attention", "--objects", "--json",
         ],
+        "doctor": ["--output", "--model", "--revision", "--json"],
     }  # fmt: skip
     assert [p.opts for p in get_command(app).params] == [["--version"]]
 

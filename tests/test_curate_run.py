@@ -218,7 +218,7 @@ def test_a_server_that_fails_loses_nothing(
     """A seeded third of the requests fail: everything is answered once, and every drop has its reason."""
     monkeypatch.setattr("rbft.rationales.endpoint.FIRST_PAUSE_SECONDS", 0.0)
     rng = random.Random(seed)
-    faults = ["429", "429 after", "500", "reset", "empty", "torn", "wrong schema"]
+    faults = ["429", "429 after", "500", "reset", "torn", "wrong schema"]
     schedule = [rng.choice(faults) if rng.random() < 0.35 else "" for _ in range(1000)]
     served: list[str] = []
 
@@ -233,8 +233,6 @@ def test_a_server_that_fails_loses_nothing(
                 return Status(500)
             case "reset":
                 return Reset()
-            case "empty":
-                return completion("x") | {"choices": []}
             case "torn" if represents:
                 text = notes(body)[:70]
             case "wrong schema" if represents:
@@ -307,6 +305,38 @@ def test_interrupted_it_continues_with_what_is_missing(questions: Path, tmp_path
         assert command("curate", str(ask_server(path, questions, server.url))) == 0
         assert len(server.requests) == 22 - 8, "the address is another one, the engine is not"
     assert report(path).kept == 10
+
+
+def test_it_stops_at_what_may_be_spent_and_continues_with_more(
+    questions: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with scripted(lambda body, _: completion(answer_to(body))) as server:
+        path = str(ask_server(tmp_path, questions, server.url))
+        assert command("curate", path, "max_requests=8") == 1
+        told = capfd.readouterr().err
+        assert "rbft: max_requests 8 is spent: 8 requests, " in told
+        assert "What was answered is kept; raise max_requests, and the same command continues" in told
+        assert len(server.requests) == 8
+        assert command("curate", path, "max_requests=8") == 1 and len(server.requests) == 8
+        assert command("curate", path, "max_tokens=200") == 1
+        assert 14 <= len(server.requests) < 14 + 4, "15 tokens each, of which 8 were paid for before"
+        assert command("curate", path, "max_requests=22") == 0 and len(server.requests) == 22
+    assert report(tmp_path).kept == 10
+
+
+def test_another_model_at_the_same_address_stops_the_command(
+    questions: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def handle(body: dict[str, Any], number: int) -> Any:
+        return completion(answer_to(body)) | {"model": "large" if number < 6 else "small"}
+
+    with scripted(handle) as server:
+        assert command("curate", str(ask_server(tmp_path, questions, server.url, concurrency=1))) == 2
+    assert "rbft: m: the server answered as 'large', and now as 'small'; texts of two models" in capfd.readouterr().err
+    with scripted(lambda body, _: completion(answer_to(body)) | {"model": "large"}) as server:
+        assert command("curate", str(ask_server(tmp_path, questions, server.url))) == 0
+        assert len(server.requests) == 22 - 6
+    assert report(tmp_path).kept == 10
 
 
 @pytest.mark.parametrize("at", [1, 6, 15])

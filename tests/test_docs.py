@@ -36,6 +36,19 @@ def test_promises_name_tests_that_exist() -> None:
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
 
 
+def test_the_page_about_faults_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    file, seen = "", 0
+    for path, test in re.findall(r"`([\w/]+\.py)?(?:::(\w+))?`", page):
+        if path.endswith("known_bad.yaml") or not (path or test):
+            continue
+        file = path or file
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert not test or f"def {test}(" in text, f"{file}::{test}"
+        seen += 1
+    assert seen > 80
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_examples_are_valid_settings(file: Path) -> None:
     if file.name == "curation.yaml":

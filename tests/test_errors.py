@@ -34,7 +34,9 @@ def test_every_class_says_what_it_is_for() -> None:
 def test_exit_codes() -> None:
     assert {kind.__name__: kind.exit_code for kind in classes()} == {
         "RbftError": 1,
+        "BudgetError": 1,
         "StoreError": 1,
+        "StoppedError": 75,
         "UserError": 2,
         "ExperimentError": 2,
         "ManifestError": 2,

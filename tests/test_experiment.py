@@ -496,6 +496,14 @@ def test_questions_stand_in_place_of_clips_and_bring_their_arms(tmp_path: Path) 
     assert files.videos == "gone", "what is not beside the file is taken as it is written"
 
 
+def test_near_duplicates_are_for_questions_too() -> None:
+    document = {"name": "q", "model": "embedded", "questions": {"train": "a.jsonl", "test": "b.jsonl"}}
+    split = {"near_duplicates": "note"}
+    assert make_experiment(document | {"split": split}).split.near_duplicates == "note"
+    with pytest.raises(ExperimentError, match="split: belongs to runs on labelled clips"):
+        make_experiment(document | {"split": split | {"seed": 1}})
+
+
 def test_every_fault_of_an_experiment_about_questions_at_once() -> None:
     only = "learns from labelled clips; with `questions` there are cot and reinforce stages"
     assert question_faults(

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import math
 import os
+import platform
 import resource
 import signal
 import stat
@@ -34,6 +35,7 @@ from rbft.files import (
     read_yaml,
     sha256_of,
     sweep,
+    temporary_folder,
     write_jsonl,
     write_record,
     write_text,
@@ -504,14 +506,16 @@ def test_a_folder_is_held_by_one_process_until_it_ends_or_is_killed(tmp_path: Pa
             with pytest.raises(StoreError) as caught, held(folder):
                 pass
             assert str(caught.value) == (
-                f"{folder}: another rbft (process {other.pid}) works here; wait until it has ended, or end it and give "
-                "the same command again, or give this run a `name` of its own"
+                f"{folder}: another rbft (process {other.pid} on {platform.node()}) works here; wait until it has "
+                "ended, or end it and give the same command again, or give this run a `name` of its own"
             )
-            assert (folder / LOCK).read_text() == str(other.pid), "a refused process writes nothing"
+            assert (folder / LOCK).read_text() == f"{other.pid} on {platform.node()}", (
+                "a refused process writes nothing"
+            )
             if ending is not None:
                 other.send_signal(ending)
         with held(folder):
-            assert (folder / LOCK).read_text() == str(os.getpid())
+            assert (folder / LOCK).read_text() == f"{os.getpid()} on {platform.node()}"
 
 
 def test_what_happens_inside_ends_the_hold(tmp_path: Path) -> None:
@@ -542,3 +546,45 @@ def test_a_folder_that_cannot_be_made_is_not_held(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught, held(tmp_path / "file" / "run"):
         pass
     assert str(caught.value) == f"{tmp_path / 'file' / 'run' / LOCK}: cannot be written: Not a directory"
+
+
+# -- temporary folders ---------------------------------------------------------------------------------------------
+
+
+def test_temporary_folders_of_killed_processes_are_removed_when_a_day_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a young one, not one where a process works, not what a link leads to, and no other program's."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    kept = {"rbft-young", "rbft-held", "rbft-link", "rbft-file", "other"}
+    for name in ("rbft-old", "rbft-young", "rbft-held", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "frames").write_bytes(b"x")
+    (tmp_path / "rbft-link").symlink_to(tmp_path / "other")
+    (tmp_path / "rbft-file").write_bytes(b"x")
+    with held(tmp_path / "rbft-held"):
+        for name in ("rbft-old", "rbft-held", "rbft-link", "rbft-file", "other"):
+            os.utime(tmp_path / name, (0, 0), follow_symlinks=False)
+        with temporary_folder() as folder:
+            assert folder.parent == tmp_path and names(folder) == [LOCK]
+            assert set(names(tmp_path)) == kept | {folder.name}
+    assert set(names(tmp_path)) == kept
+    assert (tmp_path / "other" / "frames").read_bytes() == b"x"
+
+
+def test_a_temporary_folder_of_another_user_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    theirs = tmp_path / "rbft-theirs"
+    theirs.mkdir()
+    os.utime(theirs, (0, 0))
+    real = Path.lstat
+
+    def lstat(self: Path) -> os.stat_result:
+        found = list(real(self))
+        found[4] += self == theirs  # st_uid
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with temporary_folder():
+        pass
+    assert names(tmp_path) == ["rbft-theirs"]

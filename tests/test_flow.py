@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import rbft
 from commands import command
+from connections import connections
 from rbft.errors import UserError
 from rbft.files import read_jsonl, read_record, sha256_of
 from rbft.records import Manifest, Prediction, Rationale
@@ -60,10 +62,35 @@ def experiment(yard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(experiment: Path) -> Path:
-    """The run directory of all arms, made by the command."""
-    assert command("run", str(experiment)) == 0
+def called(experiment: Path) -> list[str]:
+    """The command run, and whom it called meanwhile."""
+    with connections() as noted:
+        assert command("run", str(experiment)) == 0
+    return list(noted)
+
+
+@pytest.fixture(scope="module")
+def finished(experiment: Path, called: list[str]) -> Path:
+    """The run directory of all arms."""
     return experiment.parent / "runs" / "yard"
+
+
+def test_a_run_connects_to_nothing(called: list[str]) -> None:
+    assert called == []
+
+
+def test_every_prediction_is_one_of_the_labels_with_a_probability_for_each(finished: Path) -> None:
+    manifest = read_record(finished / "manifest.json", Manifest)
+    files = list((finished / "predictions").glob("*.jsonl"))
+    assert len(files) == len(ARMS)
+    for file in files:
+        predictions = read_jsonl(file, Prediction)
+        assert {p.clip_id for p in predictions} == {c.clip_id for c in manifest.of("test")}
+        for prediction in predictions:
+            assert prediction.label in manifest.labels
+            assert prediction.probabilities.keys() == manifest.labels.keys()
+            assert sum(prediction.probabilities.values()) == pytest.approx(1)
+            assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.__getitem__)
 
 
 def write_experiment(folder: Path, clips: Path, arms: tuple[str, ...]) -> Path:
@@ -196,7 +223,10 @@ def test_two_commands_do_not_work_in_the_same_run_directory(
         assert other.stdout.readline() == "held\n"
         capsys.readouterr()
         assert command("run", str(experiment)) == 1
-        assert f"rbft: {finished}: another rbft (process {other.pid}) works here; wait" in capsys.readouterr().err
+        assert (
+            f"rbft: {finished}: another rbft (process {other.pid} on {platform.node()}) works"
+            in capsys.readouterr().err
+        )
         assert contents(finished) == before
         other.kill()
     assert command("run", str(experiment)) == 0

@@ -39,7 +39,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(
         "clips: clips.csv\nmodel: embedded\nprompts: brief\narms: [direct]\nseeds: [0]\nworkers: 1\n"
         "rationales: {max_new_tokens: 16}\nevaluation: {resamples: 200}\n"
-        "sampling: {min_pixels: 4704, max_pixels: 4704}\n",
+        "sampling: {min_pixels: 4704, max_pixels: 4704}\nsplit: {near_duplicates: note}\n",
         encoding="utf-8",
     )
     return path

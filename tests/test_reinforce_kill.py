@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from killing import At, ForkServer
 from rbft.files import read_jsonl, read_record
 from rbft.records import ReinforcePoint, RolloutRecord
 from rbft.results import Report
 from rbft.store import is_sealed
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 STEPS = 4
 SETTINGS: dict[str, Any] = {
@@ -29,47 +31,11 @@ SETTINGS: dict[str, Any] = {
                   "cut_off": "scored", "save_every_steps": 1},
     "evaluation": {"batch_size": 8, "resamples": 100},
 }  # fmt: skip
-COMMAND = """
-import importlib, os, runpy, signal, sys
-
-def owner(path):
-    module, _, name = path.partition(":")
-    *outer, name = name.split(".")
-    found = importlib.import_module(module)
-    for part in outer:
-        found = getattr(found, part)
-    return found, name
-
-def at(points):
-    # At so many calls of the first function: the same for the next one; behind the last, the plug is pulled.
-    if not points:
-        os.kill(os.getpid(), signal.SIGKILL)
-    (path, number), *rest = points
-    holder, name = owner(path)
-    original, calls = getattr(holder, name), []
-    def call(*given, **more):
-        calls.append(1)
-        if len(calls) == number:
-            at(rest)
-        return original(*given, **more)
-    setattr(holder, name, call)
-
-points, note, sys.argv = eval(sys.argv[1]), sys.argv[2], ["rbft", *sys.argv[3:]]
-reinforce = importlib.import_module("rbft.training.reinforce")
-sampled = reinforce.ReinforceTrainer._sampled
-def noted(self, numbers, step):
-    with open(note, "a") as file:
-        file.write(f"{step} ")
-    return sampled(self, numbers, step)
-reinforce.ReinforceTrainer._sampled = noted
-if points:
-    at(points)
-runpy.run_module("rbft", run_name="__main__")
-"""
+SAMPLED = "rbft.training.reinforce:ReinforceTrainer._sampled"
 KILLS = {
-    "while sampling": [("rbft.training.reinforce:sample_groups", 2), ("rbft.models.rollout:next_tokens", 5)],
-    "in the update": [("rbft.training.reinforce:grpo_loss", 4)],
-    "while saving": [("rbft.training.supervised:StageTrainer._save_optimizer_and_scheduler", 1)],
+    "while sampling": At("rbft.models.rollout:next_tokens", 5, within=At("rbft.training.reinforce:sample_groups", 2)),
+    "in the update": At("rbft.training.reinforce:grpo_loss", 4),
+    "while saving": At("rbft.training.supervised:StageTrainer._save_optimizer_and_scheduler"),
 }
 """In the fifth token of the second step; after half of the gradients of the second step; with half a save on disk."""
 
@@ -79,19 +45,16 @@ class Runs:
     """One experiment, run to the end without harm and by way of all kills."""
 
     folder: Path
+    forks: ForkServer
 
     def start(self, output: str, kill: str | None = None) -> tuple[int, list[int]]:
         """The command in a process of its own: its exit code, and the steps that it began to sample."""
-        note = self.folder / "steps.txt"
-        note.write_text("", encoding="utf-8")
         asked = [str(self.folder / "killed.yaml"), f"output={json.dumps(str(self.folder / output))}"]
-        points = repr([] if kill is None else KILLS[kill])
-        done = subprocess.run(
-            [sys.executable, "-c", COMMAND, points, str(note), "run", *asked], capture_output=True, text=True,
-            check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode in {0, -signal.SIGKILL}, done.stderr
-        return done.returncode, [int(step) for step in note.read_text(encoding="utf-8").split()]
+        (self.folder / "here").mkdir(exist_ok=True)
+        ended = self.forks.run(
+            self.folder / "here", "run", *asked, at=None if kill is None else KILLS[kill], noted=[SAMPLED]
+        )
+        return ended.code, [step for _, [step] in ended.noted]
 
     def rollouts(self, output: str) -> list[RolloutRecord]:
         [file] = (self.folder / output / "killed" / "logs").glob("*/rollouts.jsonl")
@@ -103,11 +66,12 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("killed")
     clips = write_night_yard(folder / "yard", num_train=2 * STEPS, num_test=4, seed=3, workers=1)
     (folder / "killed.yaml").write_text(json.dumps(SETTINGS | {"clips": str(clips)}), encoding="utf-8")
-    return Runs(folder)
+    with ForkServer() as forks:
+        yield Runs(folder, forks)
 
 
 def test_killed_while_sampling_in_the_update_and_while_saving_it_is_the_same_run(runs: Runs) -> None:

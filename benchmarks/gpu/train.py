@@ -72,7 +72,7 @@ class Steps:
         if setting.options.checkpointing:
             self._base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         if setting.options.lora:
-            self._vlm.model = with_adapters(self._vlm, Lora(dropout=0.0))
+            self._vlm.model = with_adapters(self._vlm, Lora(dropout=0.0), 0)
         self._vlm.model.train()
         trained = [p for p in self._vlm.model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.speed.read
 
-Ours is the probing of the file, the plan and the decoding with scaling, on one thread. The others read the same
+Ours is the probing of the file, the plan, the decoding with scaling and the small pictures that near duplicates are
+found by, on one thread. The others read the same
 instants and scale them to the same size: every frame decoded to RGB and then indexed, as the readers of torchvision
 did; qwen-vl-utils with its default reader (decord); transformers' `load_video`; torchcodec where a system FFmpeg lets
 it load. Scalers differ by a few grey levels, so outputs are compared by their mean difference. Processor time is
@@ -25,7 +26,7 @@ from benchmarks.speed.measuring import Row, check_close, in_turn, main, peak_meg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from rbft.clips.decode import decode
+from rbft.clips.child import frames_and_thumbnails
 from rbft.clips.frames import Frames, plan_frames
 from rbft.clips.probe import examine
 from rbft.experiment import ClipLimits, Sampling
@@ -36,7 +37,7 @@ MEAN_LEVELS = 3.2
 """Two scalers of noisy frames differ by less than this on average; another frame differs by more."""
 _OURS = """
 from pathlib import Path
-from rbft.clips.decode import decode
+from rbft.clips.child import frames_and_thumbnails
 from rbft.clips.frames import plan_frames
 from rbft.clips.probe import examine
 from rbft.experiment import ClipLimits, Sampling
@@ -44,7 +45,7 @@ from rbft.records import Grid
 begin()
 limits = ClipLimits(seconds=3600)
 probe, index = examine(Path(sys.argv[1]), limits)
-decode(Path(sys.argv[1]), plan_frames(probe, Sampling(), Grid()), probe, limits, index=index)
+frames_and_thumbnails(Path(sys.argv[1]), plan_frames(probe, Sampling(), Grid()), probe, limits, index)
 """
 _ALL = """
 import av
@@ -58,7 +59,7 @@ with av.open(sys.argv[1]) as container:
 def ours(clip: Path) -> Frames:
     """What rbft does the first time that it sees a file."""
     probe, index = examine(clip, LIMITS)
-    return decode(clip, plan_frames(probe, Sampling(), Grid()), probe, LIMITS, index=index)
+    return frames_and_thumbnails(clip, plan_frames(probe, Sampling(), Grid()), probe, LIMITS, index)[0]
 
 
 def all_then_index(clip: Path, plan: FramePlan) -> np.ndarray:

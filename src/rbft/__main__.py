@@ -6,6 +6,7 @@ import sys
 from typing import NoReturn
 
 from rbft.cli import main
+from rbft.progress import lasting
 
 STDOUT_CLOSED = 120
 """What Python itself ends with where nobody reads its last words."""
@@ -18,6 +19,7 @@ def command() -> NoReturn:
     longer than a second with torch in it and frees what the system frees anyway.
     """
     code: object = 0
+    sys.stdout, sys.stderr = lasting(sys.stdout, pipes=False), lasting(sys.stderr, pipes=True)
     try:
         main()
     except SystemExit as stop:

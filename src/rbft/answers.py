@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -172,8 +172,17 @@ class Collapse(Record):
     max_texts: int = Field(ge=2)
 
 
+class Leaking(Record):
+    """When the words of rationales give their labels away by naming them."""
+
+    auc: float = Field(gt=0.5, lt=1)
+    fall: float = Field(gt=0, lt=1)
+    folds: int = Field(ge=2)
+    min_texts_a_label: int = Field(ge=2)
+
+
 class AuditThresholds(Record):
-    """One file of audit rules."""
+    """One file of audit rules. What only counts, and drops nothing, is no part of a fingerprint."""
 
     schema_version: Literal[1] = Field(alias="schema")
     name: str
@@ -183,12 +192,15 @@ class AuditThresholds(Record):
     names_label: NamesLabel
     contradicts_label: ContradictsLabel
     collapse: Collapse
+    leakage: Leaking = Field(exclude=True)
+    common_words: dict[str, tuple[str, ...]] = Field(exclude=True, min_length=2)
+    """By language, words that nearly every text of it has."""
 
 
 def load_thresholds(path: Path | None = None) -> AuditThresholds:
     """The built-in audit rules, or a file of the same form. Raises ExperimentError with every fault."""
     path = Path(str(resources.files("rbft"))) / "prompts" / "audit.yaml" if path is None else path
-    document = read_yaml(path, text_below=("names_label", "contradicts_label"))
+    document = read_yaml(path, text_below=("names_label", "contradicts_label", "common_words"))
     if not isinstance(document, dict):
         raise ExperimentError(
             f"{path}: audit rules are a mapping of names to values; copy prompts/audit.yaml and edit it"
@@ -285,7 +297,7 @@ def words_of(text: str) -> list[str]:
 
 
 def _repeats(text: str, words: Sequence[str], limits: Repeating) -> str | None:
-    raw = text.encode()
+    raw = text.encode("utf-8", "replace")  # half of a character, as a file may hold it
     ratio = len(raw) / len(zlib.compress(raw))
     if len(raw) >= limits.zlib_min_bytes and ratio > limits.zlib_ratio:
         return f"compresses {ratio:.1f} times"
@@ -337,12 +349,23 @@ def names_label(text: str, labels: Iterable[str], thresholds: AuditThresholds) -
     not known. In Chinese, Japanese and Korean the bare characters count. Labels of one or two letters, numbers and
     ordinary words (`no`, `yes`, `other`) count only where the text states them as an answer ("the answer is no").
     """
-    rules = thresholds.names_label
-    for label in labels:
-        hit = _first(text, _label_patterns(label, rules.ordinary_words, rules.statements))
+    for patterns in _patterns_of(labels, thresholds):
+        hit = _first(text, patterns)
         if hit is not None:
             return repr(hit.group(0).strip())
     return None
+
+
+def without_labels(text: str, labels: Iterable[str], thresholds: AuditThresholds) -> str:
+    """The text with a space wherever `names_label` finds a label."""
+    for patterns in _patterns_of(labels, thresholds):
+        text = _compiled(patterns).sub(" ", text) if patterns else text
+    return text
+
+
+def _patterns_of(labels: Iterable[str], thresholds: AuditThresholds) -> Iterator[tuple[str, ...]]:
+    rules = thresholds.names_label
+    return (_label_patterns(label, rules.ordinary_words, rules.statements) for label in labels)
 
 
 @lru_cache(maxsize=1024)

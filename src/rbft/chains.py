@@ -23,6 +23,7 @@ from rbft.rationales.choose import (
 from rbft.rationales.generate import Request
 from rbft.records import Answered, Checkpoint, Clip, Example, Prediction, Question, Rationale, fingerprint
 from rbft.session import Session
+from rbft.stopping import check
 from rbft.thoughts import curated_thoughts
 from rbft.training.examples import (
     cot_examples,
@@ -106,7 +107,9 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
     if job.key not in session.stages:
         what = f"{len(questions)} questions" if questions else f"{len(examples)} examples"
         title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {what}, {steps} steps"
-        session.stages[job.key] = finished_stage(job, session.store) or _train(session, arm, job, title)
+        session.stages[job.key] = finished_stage(job, session.store, session.reporter.say) or _train(
+            session, arm, job, title
+        )
     return session.stages[job.key]
 
 
@@ -121,11 +124,15 @@ def _held_out(session: Session, stage: Stage) -> list[Question]:
 
 
 def _train(session: Session, arm: Arm, job: StageJob, title: str) -> Checkpoint:
+    check()
     session.release()
     session.reporter.say(title)
     with session.store.timed(f"train {arm.name}: {job.stage.kind}", job.key) as working:
         working()
-        return train_stage(job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code)
+        return train_stage(
+            job, session.store, session.frames, allow_remote_code=session.experiment.allow_remote_code,
+            say=session.reporter.say,
+        )  # fmt: skip
 
 
 def stage_steps(session: Session, arm: Arm, number: int, seed: int) -> int:
@@ -245,7 +252,7 @@ def _requests(session: Session, stage: Stage) -> list[Request]:
     if stage.vote is None:
         return [session.request]
     settings = session.experiment.rationales.model_copy(
-        update={"temperature": stage.vote.temperature, "top_p": stage.vote.top_p}
+        update={"temperature": stage.vote.temperature, "top_p": stage.vote.top_p, "retries": 0}
     )
     return [
         Request(session.prompts, settings, session.thresholds, sample=sample) for sample in range(stage.vote.samples)

@@ -8,14 +8,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from rbft import __version__
 from rbft.errors import RbftError, UserError
+from rbft.printing import print_answers, print_imported, print_imported_questions, print_outcome
 from rbft.progress import printable
+from rbft.stopping import SECOND_INTERRUPT, stoppable
 
 app = typer.Typer(
     name="rbft",
@@ -27,11 +29,11 @@ app = typer.Typer(
     help="Teach a video-language model a new domain: labelled clips in; a classifier, and numbers that say whether "
     "rationales helped, out.\n\nStart with `rbft demo`, then `rbft check CLIPS`, then `rbft run EXPERIMENT.yaml`.",
 )
-INTERRUPTED = 130
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
+@stoppable()
 def demo(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, for example `seeds=[0]`.")
@@ -45,10 +47,11 @@ def demo(
     from rbft.runs import run_demo
 
     _keep_imports()
-    _print_outcome(run_demo(output, overrides or []))
+    print_outcome(run_demo(output, overrides or []))
 
 
 @app.command()
+@stoppable()
 def check(
     clips: Annotated[
         Path,
@@ -163,7 +166,7 @@ def import_(
             raise UserError(
                 f"{', '.join(given)}: {benchmark} is a benchmark of questions, without a split; leave it out"
             )
-        _import_questions(benchmark, annotation or [], videos, out, leave_out_missing)
+        print_imported_questions(benchmark, annotation or [], videos, out, leave_out_missing)
         return
     from rbft.clips.benchmarks import import_benchmark
 
@@ -177,42 +180,11 @@ def import_(
         drop_leaks=drop_leaks,
         leave_out_missing=leave_out_missing,
     )
-    _print_imported(imported, videos, out)
-
-
-def _print_imported(imported: Any, videos: Path | None, out: Path | None) -> None:
-    from rbft.clips.benchmarks import render_counts, write_manifest
-
-    console = Console()
-    render_counts(imported, console)
-    if videos is None:
-        console.print("Nothing is written without --videos FOLDER.", markup=False, highlight=False)
-        return
-    place = out or videos / "clips.csv"
-    for note in write_manifest(imported, place):
-        console.print(f"note: {printable(note)}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\nNext: rbft check {place}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _import_questions(
-    name: str, files: list[Path], videos: Path | None, out: Path | None, leave_out_missing: bool
-) -> None:
-    from rbft.clips.question_import import import_questions, left_out_file, render_imported, write_imported
-
-    imported = import_questions(name, files, videos=videos, leave_out_missing=leave_out_missing)
-    console = Console()
-    if videos is None:
-        render_imported(imported, console, "with --videos FOLDER every one is listed in a file")
-        console.print("Nothing is written without --videos FOLDER.", markup=False, highlight=False)
-        return
-    place = out or videos / f"{name}.jsonl"
-    write_imported(imported, place, videos)
-    render_imported(imported, console, f"{left_out_file(place)} lists every one")
-    folder = "" if place.parent == videos else f" --videos {videos}"
-    console.print(f"\nNext: rbft ask MODEL {place}{folder}", markup=False, highlight=False, soft_wrap=True)
+    print_imported(imported, videos, out)
 
 
 @app.command()
+@stoppable()
 def run(
     experiment: Annotated[
         Path, typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment file; see `examples/` and docs/guide.md.")
@@ -240,12 +212,13 @@ def run(
 
         _keep_imports()
         if asked.questions is None:
-            _print_outcome(runs.run_experiment(asked, ahead=ahead))
+            print_outcome(runs.run_experiment(asked, ahead=ahead))
         else:
-            _print_answers(runs.run_question_experiment(asked))
+            print_answers(runs.run_question_experiment(asked))
 
 
 @app.command()
+@stoppable()
 def curate(
     settings: Annotated[
         Path, typer.Argument(metavar="CURATION.yaml", help="A settings file; see `examples/curation.yaml`.")
@@ -312,6 +285,7 @@ def predict(
 
 
 @app.command()
+@stoppable()
 def ask(
     model: Annotated[
         str,
@@ -388,6 +362,7 @@ def compare(
 
 
 @app.command()
+@stoppable()
 def explain(
     checkpoint: Annotated[
         str,
@@ -437,7 +412,11 @@ def explain(
             for path in (found.path, *found.pictures):
                 console.print(str(path), markup=False, highlight=False, soft_wrap=True)
         return
-    if faults := folder_faults(out, "--out"):
+    from rbft.clips.container import file_faults
+    from rbft.files import address_hint
+
+    addresses = [clip for clip in clips or [] if address_hint(clip)]
+    if faults := folder_faults(out, "--out") + file_faults(addresses):
         raise UserError(faults)
     from rbft.serving.explain import explain as explain_files
     from rbft.serving.explain import render_explanations
@@ -448,6 +427,28 @@ def explain(
             sys.stdout.write(one.explanation.model_dump_json() + "\n")
     else:
         render_explanations(made, Console())
+
+
+@app.command()
+def doctor(
+    output: Annotated[Path, typer.Option(help="The folder that runs will be written to.")] = Path("runs"),
+    model: Annotated[str | None, typer.Option(help="Also look whether this model is on this machine, whole.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The commit or branch of that model.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """What is installed and what this machine can do: each thing is ok, a note or a fault, with what to do next.
+
+    Fetches nothing and leaves nothing behind. Exits with 2 where rbft cannot be used as it is, else with 0.
+    """
+    from rbft.doctor.examine import examine
+    from rbft.doctor.findings import Examination, render_examination
+
+    seen = Examination(findings=tuple(examine(output, os.environ, model=model, revision=revision)))
+    if as_json:
+        sys.stdout.write(seen.model_dump_json() + "\n")
+    else:
+        render_examination(seen.findings, Console())
+    raise typer.Exit(seen.exit_code)
 
 
 def _version(value: bool) -> None:
@@ -470,34 +471,11 @@ def _keep_imports() -> None:
     atexit.register(gc.unfreeze)  # else triton reports what its bindings hold as leaked when the process ends
 
 
-def _print_outcome(outcome: Any) -> None:
-    from rbft.report.tables import render_table, render_words
-
-    console = Console()
-    render_words(outcome.report, console)
-    console.print()
-    render_table(outcome.report, console)
-    console.print(f"\nReport:   {outcome.page}", markup=False, highlight=False, soft_wrap=True)
-    if outcome.classifier is not None:
-        usable = outcome.report.advice is not None and outcome.report.advice.arm is not None
-        title = "Classify:" if usable else "Try:     "
-        console.print(f"{title} rbft predict {outcome.classifier} CLIP…", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_answers(outcome: Any) -> None:
-    from rbft.report.questions import render_question_words
-
-    console = Console()
-    render_question_words(outcome.report, console)
-    console.print(f"\nReport:   {outcome.page}", markup=False, highlight=False, soft_wrap=True)
-    if outcome.checkpoint is not None:
-        console.print(
-            f"Ask:      rbft ask {outcome.checkpoint} QUESTIONS.jsonl", markup=False, highlight=False, soft_wrap=True
-        )
-
-
 def main() -> None:
-    """The entry point: errors of the user in plain words and exit code 2, other known errors 1, interruption 130."""
+    """The entry point: errors of the user in plain words and exit code 2, other known errors 1, asked to stop 75.
+
+    130 where Ctrl-C ended it at once: a second one, or the first where there is nothing to finish.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -508,6 +486,6 @@ def main() -> None:
             sys.stderr.write(f"rbft: {printable(fault)}\n")
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:
+        if stop.code == SECOND_INTERRUPT:
             sys.stderr.write("rbft: interrupted; the same command continues from here\n")
         raise

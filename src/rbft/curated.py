@@ -13,7 +13,8 @@ from rbft.answers import load_thresholds
 from rbft.asking import label_question, prompt_faults
 from rbft.clips.cache import FrameCache
 from rbft.clips.grouped import Bad, by_reason, counted
-from rbft.clips.ingest import Inspection, bad_clip_faults, clip_frames, inspect_clips
+from rbft.clips.ingest import bad_clip_faults, clip_frames, inspect_clips
+from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import Listing, Row, read_manifest
 from rbft.clips.videorft import VideoRFTRow, read_videorft, row_of, write_videorft
 from rbft.curation import CurationPrompts

@@ -18,6 +18,7 @@ from rbft.records import CurationStep, Record
 from rbft.section import Section
 
 BUILT_IN_CHAINS = ("default", "brief")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 MAX_FAILED_IN_A_ROW = 10
 """Asks in a row without any answer after which an endpoint counts as gone."""
 
@@ -72,6 +73,11 @@ class Engine(Section):
             )
         if self.endpoint is None:
             return self
+        if self.key_from is not None and not _VARIABLE.fullmatch(self.key_from):
+            raise ValueError(
+                "key_from names the environment variable that holds the key, such as EXAMPLE_KEY, and is not the key; "
+                "export EXAMPLE_KEY=… and write key_from: EXAMPLE_KEY"
+            )
         address = urlsplit(self.endpoint)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError(f"endpoint {self.endpoint!r} is no address; it begins with http:// or https://")
@@ -99,6 +105,13 @@ class Curation(Section):
         None, description="sees clip and thought, and corrects it; `none` leaves the step out"
     )
     revises: bool = Field(True, description="false: the same as `revise: none`")
+    max_requests: int | None = Field(
+        None, ge=1, description="requests to endpoints, with those that the output folder holds the answers of; empty: "
+        "as many as it takes"
+    )  # fmt: skip
+    max_tokens: int | None = Field(
+        None, ge=1, description="tokens that endpoints read and write, counted like `max_requests`"
+    )
     chain: str | None = Field(
         None, description="`default`, `brief` or a file of the same form; empty: as `prompts`, where that is built in"
     )

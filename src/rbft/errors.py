@@ -9,7 +9,9 @@ RbftError                 something stopped the work; the message says what, wha
 │   ├── EngineError       an engine that writes elsewhere cannot be reached, or does not accept what it is asked
 │   ├── CheckpointError   a checkpoint that is missing, incomplete, damaged or of an unknown family
 │   └── ShortMemoryError  the work does not fit the memory of the device
-└── StoreError            the run directory cannot be written or holds something unexpected
+├── BudgetError           what may be spent on endpoints is spent
+├── StoreError            the run directory cannot be written or holds something unexpected
+└── StoppedError          somebody asked the process to end: exit code 75; the same command continues
 """
 
 from __future__ import annotations
@@ -72,5 +74,18 @@ class ShortMemoryError(UserError):
     """The work does not fit the memory of the device, as expected beforehand or as it turned out."""
 
 
+class BudgetError(RbftError):
+    """Requests or tokens of endpoints are used up; what was answered is kept."""
+
+
 class StoreError(RbftError):
     """The run directory cannot be written, or holds something that rbft did not put there."""
+
+
+class StoppedError(RbftError):
+    """The process was asked to end, by SIGTERM or Ctrl-C; what was finished is on disk."""
+
+    exit_code = 75
+
+    def __init__(self) -> None:
+        super().__init__("interrupted; the same command continues from here")

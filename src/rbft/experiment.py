@@ -66,6 +66,10 @@ class SplitRule(Section):
     seed: int = 0
     folds: int | None = Field(None, ge=2, description="cross-validation: `fold` of so many is the test split")
     fold: int | None = Field(None, ge=1, description="which of the folds is tested, from 1")
+    near_duplicates: Literal["stop", "note", "off"] = Field(
+        "stop",
+        description="of a given split, clips in train and in test that show nearly the same; off: not looked for",
+    )
 
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> Self:
@@ -84,6 +88,7 @@ class Rationales(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     batch_size: int = Field(16, ge=1)
     drop_contradicting: bool = Field(False, description="also drop rationales that contradict the clip's label")
+    retries: int = Field(2, ge=0, le=10, description="how often a blank, a loop or a refusal is sampled anew")
 
 
 class Evaluation(Section):
@@ -182,7 +187,7 @@ class Experiment(Section):
         other = {
             "clips": bool(self.clips),
             "labels": bool(self.labels),
-            "split": self.split != SplitRule(),
+            "split": self.split != SplitRule(near_duplicates=self.split.near_duplicates),
             "evaluation.retention": self.evaluation.retention is not None,
             "evaluation.learning_curve": bool(self.evaluation.learning_curve),
         }

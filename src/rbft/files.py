@@ -6,11 +6,15 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
 import re
 import secrets
+import shutil
+import stat
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,36 +34,70 @@ if sys.platform != "win32":
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_DEPTH = 50
 LOCK = ".lock"
+TEMPORARY = "rbft-"
 LEFTOVER_SECONDS = 24 * 3600.0
 """A temporary file that was not written to for so long has no writer any more."""
+PAUSES_SECONDS = (0.2, 1.0, 5.0)
+"""Before what a device or a network share refused is tried again."""
 _MAX_DIGITS = 300
+_PASSING = (errno.EIO, errno.ESTALE)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _PART = re.compile(r"\..{1,40}\.[0-9a-f]{12}\.part", re.DOTALL)
 _TAG = "tag:yaml.org,2002:"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, needed_bytes: int | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place when the block ends, remove it when the block fails.
 
     A killed process leaves `path` as it was, and at worst a hidden `.part` file that nobody reads. Raises StoreError,
-    naming the path, where the disk refuses.
+    naming the path, where the disk refuses; `needed_bytes` is said then.
     """
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error, needed_bytes) from error
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error, needed_bytes) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def retried(action: Callable[[], T]) -> T:
+    """What an action on files gives; three more times, after longer and longer pauses, where the device fails (EIO)
+    or a network share has lost the file (ESTALE)."""
+    for pause in PAUSES_SECONDS:
+        try:
+            return action()
+        except (OSError, StoreError) as error:
+            fault = error.__cause__ if isinstance(error, StoreError) else error
+            if not isinstance(fault, OSError) or fault.errno not in _PASSING:
+                raise
+            time.sleep(pause)
+    return action()
+
+
+def require_room(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raise StoreError, before anything is written, where the disk of a folder has less room than `what` needs."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if needed_bytes > free:
+        raise StoreError(
+            f"{folder}: no room for {what}: {_size(needed_bytes)} needed, {_size(free)} free. {_MAKE_ROOM}"
+        )
+
+
+_MAKE_ROOM = "Free some space there, or name another `output`, and give the same command again"
 
 
 def sweep(folder: Path) -> None:
@@ -87,17 +125,38 @@ def held(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b", buffering=0)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
     with file:
         try:
             _lock(file)
             file.truncate(0)
-            file.write(b"%d" % os.getpid())
+            file.write(f"{os.getpid()} on {platform.node()}".encode())
         except BlockingIOError:
             raise _taken(folder, path) from None
         except OSError as error:
-            raise _refused(path, error) from error
+            raise refused(path, error) from error
         yield
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder of the system's temporary one, removed when the block ends.
+
+    Those that killed processes of this user left are removed too: a day old, and held by nobody.
+    """
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as name, held(Path(name)):
+        _sweep_beside(Path(name))
+        yield Path(name)
+
+
+def _sweep_beside(folder: Path) -> None:
+    owner, before = folder.stat().st_uid, time.time() - LEFTOVER_SECONDS
+    for left in folder.parent.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError, StoreError):  # gone by now, or another process works there
+            found = left.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == owner and found.st_mtime < before:
+                with held(left):
+                    shutil.rmtree(left)
 
 
 def _lock(file: FileIO) -> None:
@@ -122,8 +181,12 @@ def _taken(folder: Path, lock: Path) -> StoreError:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+    def write() -> None:
+        with written_whole(path, len(text.encode(errors="replace"))) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+
+    retried(write)
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -134,7 +197,7 @@ def write_record(path: Path, record: Record) -> None:
 def read_record(path: Path, kind: type[R]) -> R:
     """Read one record; raises StoreError, naming the file and the field, where it does not fit."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(retried(path.read_bytes))
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -153,7 +216,7 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
     """
     records: list[R] = []
     try:
-        for line in _finished_lines(path):
+        for line in retried(lambda: list(_finished_lines(path))):
             records.append(kind.model_validate_json(line[:-1]))
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
@@ -173,26 +236,37 @@ class JsonlAppender:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                whole = sum(len(line) for line in _finished_lines(path))
-                if whole < path.stat().st_size:
-                    os.truncate(path, whole)
-            self._file = path.open("ab", buffering=0)
+            self._file = retried(self._opened)
         except OSError as error:
-            raise _refused(path, error) from error
+            raise refused(path, error) from error
+
+    def _opened(self) -> FileIO:
+        if self._path.exists():
+            whole = sum(len(line) for line in _finished_lines(self._path))
+            if whole < self._path.stat().st_size:
+                os.truncate(self._path, whole)
+        return self._path.open("ab", buffering=0)
 
     def append(self, records: Iterable[Record]) -> None:
         """Write records and wait until they are on disk, all of them or (StoreError: the disk refuses) none."""
-        text = memoryview("".join(_json(self._path, record) for record in records).encode())
-        size = os.fstat(self._file.fileno()).st_size
+        text = "".join(_json(self._path, record) for record in records).encode()
         try:
-            while text:
-                text = text[self._file.write(text) :]
-            os.fsync(self._file.fileno())
+            retried(lambda: self._append(text))
         except OSError as error:
-            with contextlib.suppress(OSError):
+            raise refused(self._path, error, len(text)) from error
+
+    def _append(self, text: bytes) -> None:
+        if self._file.closed:
+            self._file = self._opened()
+        size, rest = os.fstat(self._file.fileno()).st_size, memoryview(text)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            with self._file, contextlib.suppress(OSError):  # what cannot be cut off is cut off when it is opened again
                 self._file.truncate(size)
-            raise _refused(self._path, error) from error
+            raise
 
     def __enter__(self) -> JsonlAppender:
         return self
@@ -201,10 +275,26 @@ class JsonlAppender:
         self._file.close()
 
 
+def why_unread(path: Path, error: OSError) -> str:
+    """Why a file that a user names cannot be read; an address is no file of this machine."""
+    return f"cannot be read: {error.strerror}{address_hint(path)}"
+
+
+def address_hint(path: str | Path) -> str:
+    """What to say after "there is no such file" where the path is an address, else nothing."""
+    if not _ADDRESS.match(str(path)):
+        return ""
+    return "; it is an address, and rbft reads files of this machine alone: download it and name the file"
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def hashed() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return retried(hashed)
 
 
 def read_yaml(path: Path, *, text_below: tuple[str, ...] = ()) -> Any:
@@ -217,7 +307,7 @@ def read_yaml(path: Path, *, text_below: tuple[str, ...] = ()) -> Any:
         with path.open("rb") as file:
             raw = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:
-        raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ExperimentError(f"{path}: {why_unread(path, error)}") from None
     if len(raw) > MAX_YAML_BYTES:
         raise ExperimentError(f"{path}: longer than {MAX_YAML_BYTES} bytes; is this the file you meant?")
     try:
@@ -318,8 +408,20 @@ def _json(path: Path, record: Record, *, indent: int | None = None) -> str:
         raise StoreError(f"{path}: a {type(record).__name__} cannot be written as UTF-8: {error}") from None
 
 
-def _refused(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"{path}: cannot be written: {error.strerror or error}")
+def refused(path: Path, error: OSError, needed_bytes: int | None = None) -> StoreError:
+    """The error of a disk that did not take a file: why, and what to do."""
+    what = f"{path}: cannot be written: {error.strerror or error}"
+    if error.errno == errno.EROFS:
+        return StoreError(f"{what}. Make it writable, or name another `output`")
+    if error.errno not in _NO_ROOM:
+        return StoreError(what)
+    there = next(place for place in path.absolute().parents if place.exists())
+    needed = "" if needed_bytes is None else f"{_size(needed_bytes)} needed, "
+    return StoreError(f"{what} ({needed}{_size(shutil.disk_usage(there).free)} free). {_MAKE_ROOM}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _first(error: ValidationError) -> str:

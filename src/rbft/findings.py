@@ -20,10 +20,19 @@ from rbft.evaluation.baselines import ClipFeatures, mean_brightness, motion_ener
 from rbft.evaluation.compare import write_predictions_csv
 from rbft.evaluation.curve import arm_curve, num_labelled, with_share
 from rbft.evaluation.metrics import reliability
-from rbft.evaluation.verdict import Runs, arm_report, category_reports, compare, compare_all, dataset_report
+from rbft.evaluation.verdict import (
+    Runs,
+    arm_report,
+    category_reports,
+    collapsed,
+    compare,
+    compare_all,
+    dataset_report,
+)
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_jsonl
-from rbft.rationales.audit import collapse_note, summarise
+from rbft.rationales.audit import collapse_note, examined, summarise
+from rbft.rationales.leakage import leakage_note
 from rbft.records import (
     Checkpoint,
     Clip,
@@ -45,7 +54,7 @@ from rbft.report.material import (
     ReportMaterial,
 )
 from rbft.report.page import write_report
-from rbft.results import ArmCurve, ArmReport, DatasetReport, Report, Retention
+from rbft.results import ArmCurve, ArmReport, DatasetReport, RationaleReport, Report, Retention
 from rbft.store import RunStore
 
 
@@ -75,6 +84,8 @@ class Findings:
     curves: Mapping[str, Mapping[float, Runs]]
     """By arm and share of the labelled training clips, the predictions of every seed; 1.0 is the arm itself."""
     rationales: Sequence[Rationale]
+    prompt: str
+    """What rationales were asked for by."""
     thresholds: AuditThresholds
     examples: Sequence[Clip]
     explained: Mapping[str, Rationale]
@@ -117,11 +128,18 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
             curves=curves,
         )
     )
+    rationales = _examined(findings)
     alike = collapse_note(findings.rationales, findings.thresholds)
+    leaking = None if rationales is None else leakage_note(rationales.leakage)
     report = Report(
         name=experiment.name,
         headline=headline,
         advice=advice,
+        alarms=tuple(
+            alarm
+            for name, run in findings.arms.items()
+            for alarm in collapsed(name, run.predictions, trained=bool(run.arm.stages))
+        ),
         dataset=dataset,
         arms=rows,
         baselines={name: _accuracy(made) for name, made in answered.items()},
@@ -132,7 +150,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
             resamples=experiment.evaluation.resamples,
         ),
         learning_curve=curves,
-        rationales=summarise(findings.rationales) if findings.rationales else None,
+        rationales=rationales,
         retention=findings.retention,
         timing=findings.store.timings(),
         environment=environment(findings.device),
@@ -140,8 +158,9 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         fingerprints=dict(findings.fingerprints),
         notes=findings.manifest.notes
         + tuple(findings.notes)
-        + ((alike,) if alike else ())
-        + tuple(silent_labels(findings)),
+        + tuple(note for note in (alike, leaking) if note is not None)
+        + tuple(silent_labels(findings))
+        + tuple(skipped_steps(findings.store, {name: run.checkpoints for name, run in findings.arms.items()})),
     )
     for name, run in findings.arms.items():
         for seed, predictions in run.predictions.items():
@@ -149,6 +168,14 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
     classifier = _classifier(findings, rows, advice.arm)
     page = write_report(findings.store.root, report, _material(findings, classifier))
     return report, page, classifier
+
+
+def _examined(findings: Findings) -> RationaleReport | None:
+    """What holds of all rationales of the training clips."""
+    if not findings.rationales:
+        return None
+    truths = {c.clip_id: c.label for c in findings.manifest.of("train", labelled=True) if c.label is not None}
+    return examined(findings.rationales, truths, findings.labels, findings.prompt, findings.thresholds)
 
 
 def silent_labels(findings: Findings) -> list[str]:
@@ -281,7 +308,8 @@ def loss_curves(store: RunStore, chains: Mapping[str, Mapping[int, Sequence[Chec
             for checkpoint in chain:
                 logs = store.logs(checkpoint.fingerprint)
                 if (path := logs / "losses.jsonl").exists():
-                    points = [(point.step, point.loss) for point in read_jsonl(path, LossPoint)]
+                    read = read_jsonl(path, LossPoint)
+                    points = [(point.step, point.loss) for point in read if point.loss is not None]
                     curves.append(LossCurve(arm=name, stage=checkpoint.stage, seed=seed, points=points))
                 if (path := logs / "reinforce.jsonl").exists():
                     tested = logs / "held_out.jsonl"
@@ -289,6 +317,26 @@ def loss_curves(store: RunStore, chains: Mapping[str, Mapping[int, Sequence[Chec
                     earned = read_jsonl(path, ReinforcePoint)
                     curves += _reinforce_curves(name, checkpoint.stage, seed, earned, records)
     return curves
+
+
+def skipped_steps(store: RunStore, chains: Mapping[str, Mapping[int, Sequence[Checkpoint]]]) -> list[str]:
+    """Said of every stage that skipped optimizer steps, because their loss or gradients were no numbers."""
+    notes = []
+    kinds: tuple[tuple[str, type[LossPoint] | type[ReinforcePoint]], ...] = (
+        ("losses.jsonl", LossPoint), ("reinforce.jsonl", ReinforcePoint),
+    )  # fmt: skip
+    for name, chain_of in chains.items():
+        for seed, checkpoint in [(seed, checkpoint) for seed, chain in chain_of.items() for checkpoint in chain]:
+            for file, kind in kinds:
+                path = store.logs(checkpoint.fingerprint) / file
+                points = read_jsonl(path, kind) if path.exists() else []
+                if skipped := sum(bool(point.skipped) for point in points):
+                    notes.append(
+                        f"{name}, seed {seed} ({checkpoint.stage}): {skipped} of {len(points)} steps were skipped, "
+                        f"because their loss or gradients were no numbers; {path.relative_to(store.root).as_posix()} "
+                        "names their clips"
+                    )
+    return notes
 
 
 def _reinforce_curves(

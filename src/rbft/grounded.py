@@ -39,7 +39,7 @@ from rbft.evaluation.metrics import FloatArray
 from rbft.evaluation.predict import LabelQuery, predict_clips
 from rbft.evaluation.verdict import Runs
 from rbft.experiment import Experiment
-from rbft.files import JsonlAppender, R, held, read_jsonl, read_record, write_record
+from rbft.files import JsonlAppender, R, held, read_jsonl, read_record, write_record, written_whole
 from rbft.findings import ArmRun
 from rbft.models.attention import VisualAttention, scaled, visual_attention
 from rbft.progress import Reporter
@@ -48,6 +48,7 @@ from rbft.records import Checkpoint, Clip, Manifest, Prediction, fingerprint
 from rbft.results import ArmMap, Focus, FoundObjects, Grounding
 from rbft.serving.overlay import StripRow, strip_png
 from rbft.session import Session
+from rbft.stopping import check
 from rbft.store import RunStore
 
 NUM_EXAMPLES = 6
@@ -231,6 +232,7 @@ def _resumed(
     if waiting:
         with JsonlAppender(path) as file:
             for clip in waiting:
+                check()
                 done[clip.clip_id] = made = make(clip)
                 file.append([made])
                 advance(1)
@@ -362,7 +364,8 @@ def _pictures(work: _Work) -> list[Path]:
             boxes=work.boxes[clip.clip_id],
         )  # fmt: skip
         path = work.session.store.root / "grounding" / f"example-{number + 1}.png"
-        path.write_bytes(png)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(png)
         paths.append(path)
     return paths
 

@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Advance = Callable[[int], None]
+Say = Callable[[str], None]
 
 
 def printable(text: str) -> str:
     """Text for a terminal: what would steer it, in a file's name say, is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a file of text can hold this: not so a file's name with other bytes, or half of a JSON character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _Lasting(io.FileIO):
+    """A stream that goes silent where its reader is gone, so that nobody's work ends for it."""
+
+    def __init__(self, descriptor: int, gone: tuple[int, ...]) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self._gone = gone
+
+    def write(self, data: Any) -> int:
+        """All of it written, or nobody there to read it."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in self._gone:
+                raise
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, self.fileno())
+        os.close(silent)
+        return super().write(data)
+
+
+def lasting(stream: TextIO, *, pipes: bool) -> TextIO:
+    """The stream, which outlives its terminal (a dropped connection); with `pipes` also who reads it through a pipe."""
+    gone = (errno.EIO, errno.EPIPE) if pipes else (errno.EIO,)
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Lasting(stream.fileno(), gone)), encoding=stream.encoding, errors=stream.errors,
+        line_buffering=bool(stream.line_buffering),
+    )  # fmt: skip
 
 
 class Reporter:

@@ -13,7 +13,7 @@ from rbft.clips.question_set import QuestionSet
 from rbft.evaluation.question_verdict import compare_all_answers, headline
 from rbft.evaluation.questions import summary
 from rbft.experiment import Arm, Experiment
-from rbft.findings import environment, loss_curves
+from rbft.findings import environment, loss_curves, skipped_steps
 from rbft.records import Answered, Checkpoint, Manifest, Question
 from rbft.report.questions import AskedExample, QuestionMaterial, Said, write_question_report
 from rbft.results import QuestionArm, QuestionData, QuestionReport
@@ -53,6 +53,7 @@ def write_question_findings(findings: QuestionFindings) -> tuple[QuestionReport,
     comparisons = compare_all_answers(
         {name: run.answers for name, run in findings.arms.items()}, resamples=experiment.evaluation.resamples
     )
+    chains = {name: run.checkpoints for name, run in findings.arms.items()}
     report = QuestionReport(
         name=experiment.name,
         headline=headline(rows, comparisons),
@@ -63,12 +64,17 @@ def write_question_findings(findings: QuestionFindings) -> tuple[QuestionReport,
         environment=environment(findings.device),
         experiment=experiment.model_dump(mode="json"),
         fingerprints=dict(findings.fingerprints),
-        notes=(*findings.manifest.notes, *_left_out(findings.questions), *findings.notes),
+        notes=(
+            *findings.manifest.notes,
+            *_left_out(findings.questions),
+            *findings.notes,
+            *skipped_steps(findings.store, chains),
+        ),
     )
     trained = {name: row.answers.overall.score.mean for name, row in rows.items() if row.checkpoint is not None}
     best = max(trained, key=lambda name: trained[name]) if trained else None
     material = QuestionMaterial(
-        curves=loss_curves(findings.store, {name: run.checkpoints for name, run in findings.arms.items()}),
+        curves=loss_curves(findings.store, chains),
         examples=[_example(findings, question) for question in _examples(findings)],
         left_out=findings.manifest.left_out,
         artifacts={"experiment": "experiment.json", "clips": "manifest.json", "answers": "answers"}

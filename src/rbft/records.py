@@ -180,6 +180,8 @@ class Rationale(Record):
     engine: str
     prompt_fingerprint: str
     seed: int
+    attempt: int = 0
+    """0, or which sampled retry of a blank, a loop or a refusal it is."""
     verdict: Verdict
     agreement: dict[str, Probability] | None = None
     """Of a voted text: by dimension, how well the chosen text agrees with those of the other samples."""
@@ -209,6 +211,8 @@ class StepAnswer(Record):
     num_tokens: int | None = None
     """None where the engine does not count."""
     attempts: int = 1
+    served_by: str | None = None
+    """The model that a server says it answered with; None of other engines."""
 
 
 class Curated(Record):
@@ -288,16 +292,21 @@ class LossPoint(Record):
     """Training loss of one optimizer step: mean negative log-likelihood of its answer tokens, in nats."""
 
     step: int
-    loss: float
+    loss: float | None
+    """None where it was no number, so that the step was skipped."""
     learning_rate: float
+    skipped: tuple[str, ...] = ()
+    """Clips for which the step was skipped: of those parts of it whose loss was no number, or (the gradients) all."""
 
 
 class ReinforcePoint(Record):
     """One optimizer step of a reinforce stage; means are over its answers, and None where there is nothing to mean."""
 
     step: int
-    loss: float
+    loss: float | None
     learning_rate: float
+    skipped: tuple[str, ...] = ()
+    """With `loss` as in `LossPoint`."""
     rewards: dict[str, float | None]
     """By term of the formula, before its weight: the mean of those that could be computed."""
     reward: float | None

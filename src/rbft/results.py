@@ -25,12 +25,32 @@ class Estimate(Interval):
     per_seed: tuple[float, ...]
 
 
+class Leakage(Record):
+    """What the words of rationales alone, held out in folds, say about their clips' labels."""
+
+    texts: int
+    names_label: Probability
+    """Share of the texts that name a label."""
+    majority: Probability
+    accuracy: Probability
+    auc: Probability
+    """Area under the ROC curve; 0.5 is chance."""
+    auc_masked: Probability
+    """The same with the labels' names taken out of the texts."""
+    flagged: bool
+    """Whether the labels are told almost surely, and clearly less so without their names."""
+
+
 class RationaleReport(Record):
     written: int
     kept: int
     dropped: dict[str, int]
     flagged: dict[str, int] = Field(default_factory=dict)
     median_words: float = 0.0
+    refusals: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    """By label, texts about its clips and how many of them refuse; empty where none does."""
+    leakage: Leakage | None = None
+    """None where too few clips are labelled, and of single arms."""
 
 
 class ArmReport(Record):
@@ -148,6 +168,8 @@ class Report(Record):
     """What to use."""
     advice: Advice | None = None
     """How sure that is and what more clips would buy; None in reports of versions that did not say so."""
+    alarms: tuple[str, ...] = ()
+    """Arms that give all test clips one label."""
     dataset: DatasetReport
     arms: dict[str, ArmReport]
     baselines: dict[str, float] = Field(default_factory=dict)

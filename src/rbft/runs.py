@@ -13,6 +13,7 @@ from pathlib import Path
 from rbft.ahead import frame_cache
 from rbft.answers import AuditThresholds, load_thresholds
 from rbft.chains import ask_arm, run_arm
+from rbft.clips.changes import changed_clips
 from rbft.clips.check import CheckResult, check_experiment
 from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import Reading, build_manifest, clip_frames
@@ -147,7 +148,7 @@ def _prepared(experiment: Experiment, reporter: Reporter, ahead: Reading | None 
 
 
 def _notes(session: Session) -> list[str]:
-    return [session.fit.plan.why_lora] if session.fit.plan.why_lora else []
+    return [note for note in (session.fit.plan.why_lora, session.unpinned) if note]
 
 
 def _fingerprints(session: Session) -> dict[str, str]:
@@ -231,6 +232,10 @@ def prepare(
     if not finished and not _reported(store, experiment):
         fitted.refuse()
     _tell(manifest, len(listing.rows), fitted, store, reporter)
+    if unpinned := source.unpinned(experiment.revision):
+        reporter.say(f"note: {unpinned}")
+    if (changed := _changed_clips(store, manifest)) is not None:
+        reporter.say(f"note: {changed}")
     if not finished:
         write_record(store.root / MEMORY, fitted.plan)
     write_text(store.root / "experiment.json", experiment.model_dump_json(indent=2) + "\n")
@@ -249,12 +254,19 @@ def prepare(
         fit=fitted,
         encoders=found.encoders,
         crew=found.crew,
+        unpinned=unpinned,
         clips={clip.clip_id: clip for clip in manifest.clips},
         questions=questions,
     )
     if found.general is not None:
         session.general = general_session(session, found.general, cache, found.grid)
     return session
+
+
+def _changed_clips(store: RunStore, manifest: Manifest) -> str | None:
+    """What to say of clips whose bytes changed since this directory's last run; None where there is nothing."""
+    path = store.root / "manifest.json"
+    return changed_clips(read_record(path, Manifest), manifest) if path.is_file() else None
 
 
 def _tell(manifest: Manifest, num_listed: int, fitted: Fit, store: RunStore, reporter: Reporter) -> None:
@@ -461,6 +473,7 @@ def _report(
         curves=curves,
         rationales=written,
         retention=kept,
+        prompt=session.prompts.rationale(),
         thresholds=session.thresholds,
         examples=examples,
         explained=explained,
@@ -474,7 +487,7 @@ def _report(
 
 def _written(session: Session, arms: Mapping[str, ArmRun]) -> list[Rationale]:
     """The base's rationales of the training clips; where no arm asked for them, what the first arm chose from."""
-    known = session.texts.get(session.request.key(session.base, session.experiment.sampling), {})
+    known = session.written(session.base, session.request)
     train = [known[clip.clip_id] for clip in session.manifest.of("train") if clip.clip_id in known]
     return train or next((list(run.rationales) for run in arms.values() if run.rationales), [])
 

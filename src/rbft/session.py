@@ -17,6 +17,7 @@ from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.rationales.crew import Crew
 from rbft.rationales.generate import Request, write_rationales
 from rbft.records import Checkpoint, Clip, Manifest, Prediction, Probe, Rationale
+from rbft.stopping import check
 from rbft.store import RunStore
 from rbft.training.fit import Fit
 
@@ -40,9 +41,11 @@ class Session:
     """What rewards compare texts with clips by, under the names that the settings give."""
     crew: Crew | None = None
     """Who writes curated thoughts, where an arm learns them."""
+    unpinned: str | None = None
+    """What to know where the model may be another commit of the hub tomorrow."""
     held: tuple[str, VLM] | None = None
-    texts: dict[str, dict[str, Rationale]] = field(default_factory=dict)
-    """Texts at hand, by the key of their request and clip id."""
+    texts: dict[tuple[str, int], dict[str, Rationale]] = field(default_factory=dict)
+    """Texts at hand, by the key of their request, its retries, and clip id."""
     curated: dict[str, Rationale] = field(default_factory=dict)
     """Curated thoughts at hand, by clip id."""
     clips: dict[str, Clip] = field(default_factory=dict)
@@ -59,6 +62,7 @@ class Session:
 
     def vlm(self, path: str, working: Callable[[], None]) -> VLM:
         """The model at that path, for inference; says through `working` that there is work."""
+        check()
         working()
         if self.held is None or self.held[0] != path:
             self.release()
@@ -79,7 +83,7 @@ class Session:
     @property
     def greedy(self) -> Request:
         """As `request`, and never sampled: how a checkpoint describes a clip that it is then asked about."""
-        settings = self.experiment.rationales.model_copy(update={"temperature": 0.0, "top_p": 1.0})
+        settings = self.experiment.rationales.model_copy(update={"temperature": 0.0, "top_p": 1.0, "retries": 0})
         return Request(self.prompts, settings, self.thresholds)
 
     def saying(self, describing: Describing | Reasoning) -> Request:
@@ -94,7 +98,7 @@ class Session:
     ) -> Mapping[str, Rationale]:
         """An engine's rationales of these clips, written once for all arms that want them; by clip id, in order."""
         key = request.key(engine, self.experiment.sampling)
-        known = self.texts.setdefault(key, {})
+        known = self.texts.setdefault((key, request.settings.retries), {})
         if any(clip.clip_id not in known for clip in clips):
             with self.store.timed(step, key) as working, self.reporter.counted(what, len(clips)) as advance:
                 written = write_rationales(
@@ -108,3 +112,7 @@ class Session:
                 )
             known |= {rationale.clip_id: rationale for rationale in written}
         return {clip.clip_id: known[clip.clip_id] for clip in clips}
+
+    def written(self, engine: Checkpoint, request: Request) -> Mapping[str, Rationale]:
+        """What of it is at hand, by clip id."""
+        return self.texts.get((request.key(engine, self.experiment.sampling), request.settings.retries), {})

@@ -15,6 +15,7 @@ runs/NAME/
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +24,13 @@ from pathlib import Path
 
 from rbft.errors import CheckpointError, LineageError, StoreError
 from rbft.experiment import Sampling
-from rbft.files import JsonlAppender, R, read_jsonl, read_record, sha256_of, write_record
+from rbft.files import JsonlAppender, R, address_hint, read_jsonl, read_record, sha256_of, write_record
 from rbft.prompts import Describing, Prompts, QuestionTemplates, Reasoning
 from rbft.records import Checkpoint, Record
 
 CARD = "card.json"
 MANIFEST = "manifest.json"
+INCOMPLETE = f"incomplete: it has no {MANIFEST}, which is written last"
 
 
 class Card(Record):
@@ -113,7 +115,7 @@ def verify(folder: Path) -> None:
 
     Libraries read whatever lies in a model's folder, so an added file can change its answers. Hidden files are let be.
     """
-    added = _verify_sealed(folder)
+    added = _added(folder)
     if added:
         raise CheckpointError(
             f"{folder}: holds files that were not there when it was finished ({', '.join(added)}); move them elsewhere"
@@ -122,11 +124,15 @@ def verify(folder: Path) -> None:
 
 def is_sealed(folder: Path) -> bool:
     """Whether every file of a sealed folder is there and unchanged; one that was only added to is not made again."""
+    return seal_fault(folder) is None
+
+
+def seal_fault(folder: Path) -> str | None:
+    """Why a folder is not sealed and unchanged, in words; None where it is."""
     try:
-        _verify_sealed(folder)
-    except CheckpointError:
-        return False
-    return True
+        return _examined(folder)[0]
+    except CheckpointError as error:  # of a file that cannot be read
+        return str(error)
 
 
 def publish(temporary: Path, folder: Path) -> None:
@@ -163,7 +169,7 @@ def read_classifier(folder: Path) -> Card:
 def checkpoint_faults(folder: Path) -> list[str]:
     """Why a folder is no checkpoint, by its names alone: one line, or none. Nothing is read."""
     if not folder.is_dir():
-        return [f"{folder}: no such folder; give the folder of a checkpoint that rbft trained"]
+        return [f"{folder}: no such folder{address_hint(folder)}; give the folder of a checkpoint that rbft trained"]
     if (folder / "checkpoints").is_dir():
         inside = ", ".join(sorted(f.name for f in (folder / "checkpoints").iterdir() if not f.name.startswith(".")))
         return [f"{folder}: a run directory; name one of its checkpoints: checkpoints/ holds {inside}"]
@@ -200,19 +206,31 @@ def check_lineage(parent: Checkpoint, expected: Checkpoint) -> None:
         raise LineageError(faults)
 
 
-def _verify_sealed(folder: Path) -> list[str]:
+def _added(folder: Path) -> list[str]:
     """The files that were added since a folder was sealed; raises CheckpointError where it is incomplete or changed."""
+    fault, added = _examined(folder)
+    if fault is not None:
+        step = "train it again" if fault == INCOMPLETE else "delete the folder and run again"
+        raise CheckpointError(f"{folder}: {fault}; {step}")
+    return added
+
+
+def _examined(folder: Path) -> tuple[str | None, list[str]]:
+    """What is missing or changed of a sealed folder, in words, and the files that were added to it."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise CheckpointError(f"{folder}: incomplete: it has no {MANIFEST}, which is written last; train it again")
-    told = _read(path, FileManifest).sha256
+        return INCOMPLETE, []
+    try:
+        told = read_record(path, FileManifest).sha256
+    except StoreError as error:
+        return str(error).removeprefix(f"{folder}{os.sep}"), []
     found = _checksums(folder)
     gone = sorted(told.keys() - found.keys())
     changed = sorted(name for name in told.keys() & found.keys() if told[name] != found[name])
     if gone or changed:
         what = [f"missing: {', '.join(gone)}"] * bool(gone) + [f"changed: {', '.join(changed)}"] * bool(changed)
-        raise CheckpointError(f"{folder}: damaged ({'; '.join(what)}); delete the folder and run again")
-    return sorted(name for name in found.keys() - told.keys() if not Path(name).name.startswith("."))
+        return f"damaged ({'; '.join(what)})", []
+    return None, sorted(name for name in found.keys() - told.keys() if not Path(name).name.startswith("."))
 
 
 def _read(path: Path, kind: type[R]) -> R:

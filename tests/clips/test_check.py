@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +85,58 @@ def test_bad_clips_and_faults(folders: Path, tmp_path: Path) -> None:
     assert all(name in table(result, width=80) for name in ("0", "empty"))
 
 
+NAMES = (
+    "é 日本.mp4", "🎬.mp4", "a b  c.mp4", "line\nbreak.mp4", "-dash.mp4", "frame%03d.mp4", "$(touch x).mp4",
+    "back\\slash.mp4", "\x1b[31mred.mp4", "x" * 251 + ".mp4",
+)  # fmt: skip
+
+
+def test_names_of_every_kind_are_read_and_none_steers_a_terminal(clip: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    (tmp_path / "\x1b]0;title\x07 \u202e.mp4").touch()
+    (tmp_path / "\x1b[2J").mkdir()
+    (tmp_path / "\x1b[2J" / "\x1b[2Jdeep.mp4").touch()
+    result = checked(tmp_path)
+    read = {i.row.listed for i in result.inspections if i.problem is None}
+    assert read == set(NAMES) and len(result.bad) == 2
+    for width in (60, 200):
+        text = table(result, width)
+        assert not [c for c in text if not c.isprintable() and c != "\n"]
+        assert "line\nbreak" not in text
+    assert "\\x1b]0;title\\x07 \\u202e.mp4: empty: the file has no bytes" in table(result)
+    assert "\x1b" not in to_json_lines(result)
+    (tmp_path / "clips.csv").write_text("path,\x1b[31mcolour\n-dash.mp4,red\n")
+    text = table(checked(tmp_path / "clips.csv"))
+    assert "\x1b" not in text and "ignored: \\x1b[31mcolour" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_names_that_are_not_utf8_are_refused_in_words(clip: Path, tmp_path: Path) -> None:
+    """No JSON and no table can hold them; nothing is guessed."""
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / f"{label}.mp4").write_bytes(clip.read_bytes() + label.encode())
+    odd = tmp_path / "a" / os.fsdecode(b"caf\xe9.mp4")
+    odd.write_bytes(clip.read_bytes())
+    result = checked(tmp_path)
+    [fault] = [fault for fault in result.faults if "UTF-8" in fault]
+    assert fault.endswith(
+        r"a/caf\udce9.mp4: path 'a/caf\udce9.mp4' is not UTF-8 text; rename the file or its folder, "
+        "then list it by its new name"
+    )
+    [bad] = checked(odd).bad
+    assert bad.problem == (
+        "unreadable",
+        "the name holds bytes that are not UTF-8 text; rename the file or its folder",
+    )
+    (tmp_path / "clips.jsonl").write_text('{"path": "a/a.mp4", "rationale": "\\ud800"}\n{"path": "\\udce9.mp4"}\n')
+    faults = checked(tmp_path / "clips.jsonl").faults
+    assert r"rationale '\ud800' is not UTF-8 text; write it anew" in "\n".join(faults)
+    assert r"path '\udce9.mp4' is not UTF-8 text; rename the file" in "\n".join(faults)
+    assert not [fault for fault in faults if "has no path" in fault]
+
+
 def test_duplicates_and_leaks_are_shown(folders: Path, tmp_path: Path) -> None:
     for path in folders.rglob("*.mp4"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -107,6 +161,26 @@ def test_one_file_and_a_heap_of_files(clip: Path, tmp_path: Path) -> None:
     assert checked(tmp_path / "absent.csv").exit_code == 2
     (tmp_path / "empty").mkdir()
     assert "holds no video" in table(checked(tmp_path / "empty"))
+
+
+def test_a_link_out_of_a_heap_is_not_followed(clip: Path, tmp_path: Path) -> None:
+    heap = tmp_path / "heap"
+    heap.mkdir()
+    (heap / "a.mp4").write_bytes(clip.read_bytes())
+    (heap / "link.mp4").symlink_to(clip)
+    (heap / "inside.mp4").symlink_to(heap / "a.mp4")
+    result = checked(heap)
+    assert result.exit_code == 2
+    assert {i.row.listed for i in result.inspections} == {"a.mp4", "inside.mp4"}
+    assert result.faults == (
+        f"link.mp4: path 'link.mp4' leads outside {heap.resolve()}; move the clip there, or allow it with "
+        "allow_outside: true (--allow-outside)",
+    )
+    assert [json.loads(line)["reason"].split(":")[0] for line in to_json_lines(result).splitlines()[2:]] == ["outside"]
+    assert checked(heap, allow_outside=True).exit_code == 0
+    (heap / "circle.mp4").symlink_to(heap / "circle.mp4")
+    [bad] = checked(heap, allow_outside=True).bad
+    assert bad.problem is not None and bad.problem[1].endswith("Too many levels of symbolic links")
 
 
 def test_many_good_clips_are_counted_not_all_shown(clip: Path, tmp_path: Path) -> None:

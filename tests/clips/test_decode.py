@@ -110,6 +110,27 @@ def test_times_are_the_real_ones(make: Make) -> None:
     assert frames.seconds[-1] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "how"), [("a.mp4", {}), ("a.mkv", {"encoder": {"g": "4"}}), ("a.webm", {"codec": "libvpx-vp9"})]
+)
+def test_of_a_variable_rate_each_frame_is_the_nearest_within_half_a_frame(
+    make: Make, name: str, how: dict[str, object]
+) -> None:
+    """Half of the gap between the two real frames around the instant that was asked for, wherever they lie."""
+    times = [*range(0, 400, 40), 900, 1400, *range(2000, 2500, 100), 3500, 4900, 5100]
+    path = make(name, len(times), milliseconds=times, **how)
+    found = probe(path, LIMITS)
+    plan = plan_frames(found, SMALL, Grid())
+    shown = decode(path, plan, found, LIMITS).seconds
+    real = np.array(times) / 1000
+    assert len(shown) >= 18
+    for target, second in zip(plan.times_seconds, shown, strict=True):
+        after = min(int(np.searchsorted(real, target)), len(real) - 1)
+        gap = real[after] - real[max(after - 1, 0)]
+        assert abs(second - target) <= gap / 2 + 1e-3
+        assert np.abs(real - second).min() < 1e-3
+
+
 def test_an_offset_changes_nothing(make: Make) -> None:
     plain = read(make("plain.mkv"))
     for name, start in (("late.mkv", 60_000), ("late.mp4", 500), ("late.ts", 7_000)):
@@ -154,6 +175,47 @@ def test_a_rotated_clip_equals_its_upright_twin(make: Make, degrees: int, mirror
 def test_sample_aspect_ratio_widens(make: Make) -> None:
     narrow = read(make("narrow.mp4", sample_aspect=Fraction(3, 2)), Sampling(min_pixels=28 * 28, max_pixels=10**6))
     assert narrow.data.shape[1:3] == (56, 84)  # 96x48 displayed, rounded to the grid of 28
+
+
+@pytest.mark.parametrize(("aspect", "width"), [(Fraction(4, 3), 128), (Fraction(1, 2), 48)])
+def test_a_clip_of_wide_pixels_equals_its_twin_of_square_ones(make: Make, aspect: Fraction, width: int) -> None:
+    """Ramps, which every scaler renders alike; displayed, 96 columns become as many as the twin has."""
+
+    def ramps(columns: int) -> list[np.ndarray]:
+        x, y = np.meshgrid(np.linspace(20, 230, columns), np.linspace(20, 230, 72))
+        return [np.stack([x, y, np.full_like(x, 60 + 8 * i)], axis=-1).astype(np.uint8) for i in range(12)]
+
+    exact = {"pixel_format": "yuv444p", "encoder": {"qp": "0"}}
+    narrow = read(make("narrow.mp4", ramps(96), sample_aspect=aspect, **exact))
+    square = read(make("square.mp4", ramps(width), **exact))
+    assert narrow.data.shape == square.data.shape
+    assert signal_to_noise(narrow.data, square.data) > 35
+
+
+def test_sound_changes_no_frame(make: Make) -> None:
+    silent, loud = read(make("silent.mp4")), read(make("loud.mp4", audio=True))
+    assert np.array_equal(silent.data, loud.data) and np.array_equal(silent.seconds, loud.seconds)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("one.mp4", {}), ("one.webm", {"codec": "libvpx"}), ("one.gif", {"codec": "gif", "pixel_format": "rgb8"})],
+)
+def test_a_still_fills_a_temporal_patch_or_is_refused(make: Make, name: str, how: dict[str, object]) -> None:
+    """Both settings: one frame, shown as often as the model takes at once; or a problem that says what to set."""
+    path = make(name, 1, **how)
+    found = probe(path, LIMITS)
+    assert found.num_frames == 1
+    for patch, frames in ((1, 1), (2, 2), (4, 4)):
+        plan = plan_frames(found, SMALL.model_copy(update={"min_frames": 1}), Grid(temporal_patch_size=patch))
+        read = decode(path, plan, found, LIMITS)
+        assert read.data.shape == (frames, 56, 56, 3)
+        assert (read.data == read.data[0]).all() and not read.seconds.any()
+    refusing = SMALL.model_copy(update={"min_frames": 1, "too_few_frames": "error"})
+    with pytest.raises(
+        ClipError, match=r"too_short: 1 frames; at least 2 are needed .* set sampling.too_few_frames to"
+    ):
+        plan_frames(found, refusing, Grid())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from rbft.clips.cache import FrameCache
-from rbft.clips.ingest import Inspection, build_manifest, clip_frames, inspect_clips
+from rbft.clips.ingest import build_manifest, clip_frames, inspect_clips
+from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import read_manifest
 from rbft.errors import ManifestError, StoreError
 from rbft.experiment import ClipLimits, Sampling, SplitRule
@@ -55,10 +56,10 @@ def inspect(manifest: Path, cache: FrameCache | None = None, **how: object) -> l
     return inspect_clips(listing, **settings)  # type: ignore[arg-type]
 
 
-def build(manifest: Path, on_bad_clip: str = "stop", **labels: str) -> Manifest:
+def build(manifest: Path, on_bad_clip: str = "stop", rule: SplitRule | None = None, **labels: str) -> Manifest:
     listing = read_manifest(manifest, labels=labels)
     inspections = inspect_clips(listing, sampling=SMALL, grid=Grid(), limits=ClipLimits(), workers=1)
-    return build_manifest(listing, inspections, split_rule=SplitRule(), on_bad_clip=on_bad_clip)  # type: ignore[arg-type]
+    return build_manifest(listing, inspections, split_rule=rule or SplitRule(), on_bad_clip=on_bad_clip)  # type: ignore[arg-type]
 
 
 def faults(manifest: Path, **labels: str) -> str:
@@ -214,7 +215,13 @@ def test_equal_contents_under_different_labels(folder: Path) -> None:
 
 def test_windows_share_a_file_but_not_across_splits(folder: Path) -> None:
     rows = [f"{n}.mp4,{'ab'[(n + w) % 2]},{w * 0.5},{w * 0.5 + 0.4}" for n in range(8) for w in range(2)]
-    manifest = build(listed(folder, rows, "path,label,start,end"))
+    path = listed(folder, rows, "path,label,start,end")
+    with pytest.raises(ManifestError) as caught:
+        build(path)
+    assert str(caught.value).endswith(
+        "pairs of clips show nearly the same and stay in one split; is that why? split.near_duplicates: off parts them"
+    ), "these clips only flicker, and all in the same way"
+    manifest = build(path, rule=SplitRule(near_duplicates="off"))
     assert len(manifest.clips) == 16 and manifest.notes == ()
     splits = {(clip.path, clip.split) for clip in manifest.clips}
     assert len(splits) == 8

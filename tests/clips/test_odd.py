@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rbft.clips.cache import FrameCache
-from rbft.clips.ingest import ClipFrames, Inspection, clip_frames, inspect_clips
+from rbft.clips.ingest import ClipFrames, clip_frames, inspect_clips
+from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import listing_of_files
 from rbft.experiment import ClipLimits, Sampling
 from rbft.records import Grid

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,15 @@ def test_again_it_redoes_nothing(asked: Path, yard: Path, monkeypatch: pytest.Mo
     before = {name: (asked / name).read_bytes() for name in ("answers.jsonl", "summary.json", "asking.json")}
     assert ask(yard, asked) == 0
     assert {name: (asked / name).read_bytes() for name in before} == before
+
+
+def test_again_it_sweeps_what_killed_writers_left(asked: Path, yard: Path) -> None:
+    parts = [folder / ".left.0123456789ab.part" for folder in (asked, asked.parent / "cache" / "frames")]
+    for part in parts:
+        part.write_bytes(b"half")
+        os.utime(part, (0, 0))
+    assert ask(yard, asked) == 0
+    assert [part for part in parts if part.exists()] == []
 
 
 def test_interrupted_it_continues(asked: Path, yard: Path, tmp_path: Path) -> None:

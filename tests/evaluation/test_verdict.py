@@ -16,6 +16,7 @@ from rbft.evaluation.metrics import Answers, accuracy, confusion, encode, f1_per
 from rbft.evaluation.verdict import (
     arm_report,
     category_reports,
+    collapsed,
     compare,
     compare_answers,
     dataset_report,
@@ -419,3 +420,43 @@ def test_macro_f1_cannot_show_less_than_its_differing_clips_allow() -> None:
     a, b = (encode(truth, [answers], ["a", "b"]) for answers in said)
     accuracy, macro = (compare_answers(a, b, names=("a", "b"), metric=m) for m in ("accuracy", "macro_f1"))
     assert macro.smallest_detectable >= accuracy.smallest_detectable > 0.5
+
+
+# -- collapse --------------------------------------------------------------------------------------------------------
+
+
+def answered(labels: str, truths: str = "nnaa") -> list[Prediction]:
+    """`n` and `a` are the labels, `-` an unreadable answer, `?` a clip without a label."""
+    names = {"n": "normal", "a": "abnormal", "-": None, "?": None}
+    return [
+        prediction(i, names[truth], names[label]) for i, (truth, label) in enumerate(zip(truths, labels, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ({0: "nnnn"}, ["gives all test clips the label 'normal'"]),
+        ({0: "nnnn", 1: "nnnn"}, ["gives all test clips the label 'normal'"]),
+        ({0: "nnnn", 1: "nnna", 2: "nnnn"}, ["gives all test clips the label 'normal' under seeds 0, 2"]),
+        (
+            {0: "nnnn", 1: "aaaa"},
+            ["gives all test clips the label 'normal' under seed 0", "gives all test clips the label 'abnormal' under "
+             "seed 1"],
+        ),
+        ({0: "nnna"}, []),
+        ({0: "nnn-"}, []),
+        ({0: "----"}, []),
+    ],
+)  # fmt: skip
+def test_an_arm_of_one_label_is_told_with_its_seeds(runs: dict[int, str], said: list[str]) -> None:
+    found = collapsed("rb-ft", {seed: answered(labels) for seed, labels in runs.items()}, trained=True)
+    assert [words.partition("; ")[0] for words in found] == [f"rb-ft {words}" for words in said]
+    assert all("lower training.learning_rate, or set training.class_weights=balanced." in words for words in found)
+
+
+def test_clips_of_one_true_label_show_no_collapse() -> None:
+    assert collapsed("direct", {0: answered("nnnn", "nnnn")}, trained=True) == []
+    assert collapsed("direct", {0: answered("nnna", "nna?")}, trained=True) != [], "clips without labels do not count"
+    [words] = collapsed("zero-shot", {0: answered("aaaa")}, trained=False)
+    assert words.endswith("; the model as it came tells no clips apart; look at the definitions of the labels.")

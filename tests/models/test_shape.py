@@ -71,7 +71,7 @@ def test_adapters_are_counted(checkpoints: dict[str, Path]) -> None:
 
     vlm = VLM.load(checkpoints["qwen3_vl"])
     shape = shape_in(checkpoints["qwen3_vl"])
-    adapted = with_adapters(vlm, Lora(rank=3))
+    adapted = with_adapters(vlm, Lora(rank=3), 0)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert shape.language.adapter_parameters(3) == trained
 

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
 from factories import FAMILY_NAMES
 from noise import noise_clip
 from rbft.errors import CheckpointError, UserError
+from rbft.machine import container_limits
 from rbft.models.generate import generate
 from rbft.models.pixels import patchify
 from rbft.models.score import score_answers
@@ -24,7 +27,6 @@ from rbft.models.sources import Source, resolve
 from rbft.models.vlm import (
     VLM,
     TokenCounter,
-    _container_limits,
     grid_of,
     load_grid,
     local_source,
@@ -343,17 +345,17 @@ def test_a_pickled_model_works_in_a_process_that_loaded_none(checkpoints: dict[s
 
 
 def test_a_container_limits_the_memory_of_the_machine(tmp_path: Path) -> None:
-    assert _container_limits(tmp_path) == []
+    assert container_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("max\n")
-    assert _container_limits(tmp_path) == []
+    assert container_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("4294967296\n")
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert _container_limits(tmp_path) == [2**32, 9223372036854771712]
+    assert container_limits(tmp_path) == [2**32, 9223372036854771712]
 
 
 def test_the_device_has_all_of_its_memory_or_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rbft.models.vlm._container_limits", lambda: [3 * 2**30])
+    monkeypatch.setattr("rbft.models.vlm.container_limits", lambda: [3 * 2**30])
     whole = this_device(None)
     assert (whole.kind, whole.total, whole.given) == ("cpu", 3 * 2**30, None)
     assert this_device(1.5).given == 3 * 2**29
@@ -385,3 +387,37 @@ def test_sliding_windows_are_refused(checkpoints: dict[str, Path], tmp_path: Pat
         CheckpointError, match=r"its language layers attend in sliding windows, which rbft does not know$"
     ):
         VLM.load(folder)
+
+
+_PIECES = st.sampled_from(["normal", "ab", "a", "no", " walk", "norm", "é", "走", " "])
+
+
+def _labels(draw: st.DrawFn) -> list[str]:
+    """Labels that begin, end or hold each other, or begin with the same token."""
+    stem = draw(_PIECES).strip() or "x"
+    words = draw(st.lists(st.lists(_PIECES, max_size=3).map("".join), min_size=2, max_size=4))
+    made = [" ".join(f"{draw(st.sampled_from([stem, '']))}{word}".split()) for word in [*words, ""]]
+    return [stem, *dict.fromkeys(label for label in made if label and label != stem)]
+
+
+def _scores_are_those_of_whole_forwards(vlm: VLM, labels: list[str]) -> None:
+    encoded = vlm.encode(*noise_clip(1, vlm.grid, frames=2), "Which?")
+    answers = [vlm.answer_ids(label) for label in labels]
+    scores = score_answers(vlm, [encoded], answers)[0]
+    for label, answer, score in zip(labels, answers, scores, strict=True):
+        logits = vlm.model(**vlm.inputs([encoded], [answer])).logits[0].double().log_softmax(-1)
+        expected = logits[-len(answer) - 1 : -1].gather(-1, answer[:, None]).sum()
+        assert score.item() == pytest.approx(expected.item(), abs=1e-3), label
+
+
+@settings(max_examples=8, derandomize=True)
+@given(labels=st.composite(_labels)())
+def test_labels_that_begin_or_hold_each_other_score_as_alone(vlms: dict[str, VLM], labels: list[str]) -> None:
+    _scores_are_those_of_whole_forwards(vlms["qwen2_vl"], labels)
+
+
+@pytest.mark.nightly
+@settings(max_examples=1_000)
+@given(labels=st.composite(_labels)())
+def test_a_thousand_label_sets_score_as_alone(vlms: dict[str, VLM], labels: list[str]) -> None:
+    _scores_are_those_of_whole_forwards(vlms["qwen2_vl"], labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,72 @@ def test_a_step_that_answers_nothing_stops_the_work_and_says_why(tmp_path: Path)
     represent = Says(lambda _: GOOD_JSON, "r1")
     made = curate(items, chain(represent), tmp_path, Frozen(), Reporter())
     assert not represent.asked and all(one.verdict.kept for one in made.items)
+
+
+# -- servers that do as they like ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["wolf", "", " ", "dog or cat", "dog, cat", "not dog", "A dog", "DOG CAT", '{"answer": "dog"}', "A", "1", "NaN",
+     "null", "dogs", "dog because it barks", "label: wolf", "cat", "dog\nwolf", "猫", "<b>dog</b>"],
+)  # fmt: skip
+def test_an_answer_outside_the_options_is_never_kept_though_the_server_ignores_them(
+    answer: str, tmp_path: Path
+) -> None:
+    [made] = run(chain(reason=Says(lambda _: thought(answer))), tmp_path).items
+    assert not made.verdict.kept and made.think is None
+    assert set(made.verdict.reasons) <= {"wrong_answer", "no_thought"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A dog runs through the yard.",
+        "{}",
+        "[]",
+        '{"caption": "A dog runs."}',
+        GOOD_JSON.replace('"frames"', '"pictures"'),
+        GOOD_JSON.replace('"caption": "a dog"', '"caption": 3'),
+        GOOD_JSON.replace("}]}", '}], "more": 1}'),
+        GOOD_JSON.replace('"timestamp": 0', '"timestamp": NaN'),
+        GOOD_JSON.replace('"timestamp": 0', '"timestamp": "soon"'),
+        GOOD_JSON + GOOD_JSON,
+        f"Here it is: {GOOD_JSON}",
+    ],
+)
+def test_json_that_is_not_of_the_schema_is_never_kept_though_the_server_ignores_it(text: str, tmp_path: Path) -> None:
+    [made] = run(chain(represent=Says(lambda _: text)), tmp_path).items
+    assert not made.verdict.kept and made.representation is None
+    assert set(made.verdict.reasons) <= {"not_json", "frame_count", "outside_clip"}
+
+
+class Served(Says):
+    """Says who answers, too."""
+
+    def __init__(self, who: Callable[[int], str], **more: Any) -> None:
+        super().__init__(lambda _: thought(), **more)
+        self.who = who
+
+    def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply | Unanswered]]:
+        for number, (ask, reply) in enumerate(super().replies(asks)):
+            yield ask, replace(reply, served_by=self.who(number)) if isinstance(reply, Reply) else reply
+
+
+def test_another_model_in_the_middle_of_the_work_stops_it(tmp_path: Path) -> None:
+    items = [item(f"q{i}") for i in range(5)]
+    with pytest.raises(EngineError) as error:
+        run(chain(reason=Served(lambda number: "m-1" if number < 3 else "m-2", name="m")), tmp_path, *items)
+    assert str(error.value) == (
+        "m: the server answered as 'm-1', and now as 'm-2'; texts of two models would be mixed. What was answered is "
+        "kept: put the first model back and the same command continues, or name the new one in `revision`, and "
+        "everything is asked anew"
+    )
+    written = read_jsonl(tmp_path / "reason.jsonl", StepAnswer)
+    assert [answer.served_by for answer in written] == ["m-1"] * 3, "nothing of the other model is kept"
+    with pytest.raises(EngineError, match="answered as 'm-1', and now as 'm-2'"):
+        run(chain(reason=Served(lambda _: "m-2", name="m")), tmp_path, *items)
+    made = run(chain(reason=Served(lambda _: "m-1", name="m")), tmp_path, *items)
+    assert made.asked == 2 + 5, "two thoughts, and the revisions"
+    other = run(chain(reason=Served(lambda _: "m-2", name="m@2")), tmp_path, *items)
+    assert all(kept.verdict.kept for kept in other.items), "another revision is another engine"

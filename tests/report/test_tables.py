@@ -86,6 +86,12 @@ def test_the_terminal_begins_with_the_words(report: Report, small_report: Report
         f"More clips. {report.advice.more_clips}",
     ]
     stream = io.StringIO()
+    alarmed = small_report.model_copy(update={"alarms": ("rb-ft gives all test clips one label.", "So does direct.")})
+    render_words(alarmed, Console(file=stream, width=1000))
+    assert stream.getvalue().splitlines()[-2:] == [
+        "Alarm. rb-ft gives all test clips one label.", "Alarm. So does direct.",
+    ]  # fmt: skip
+    stream = io.StringIO()
     hostile = small_report.model_copy(update={"headline": "Use \x1b[31m[bold]x[/bold]"})
     render_words(hostile, Console(file=stream, width=1000))
     assert stream.getvalue() == "What to use. Use \ufffd[31m[bold]x[/bold]\n"

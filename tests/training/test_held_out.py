@@ -14,11 +14,11 @@ from noise import NoiseClips
 from rbft.errors import RbftError
 from rbft.experiment import Lora, Recipe, Reinforce
 from rbft.files import read_jsonl
-from rbft.models.generate import generate
+from rbft.models.generate import Generated, generate
 from rbft.models.vlm import VLM
 from rbft.prompts import load_prompts
 from rbft.records import Question, ReinforcePoint, RolloutRecord
-from rbft.training.held_out import HeldOut, drawn
+from rbft.training.held_out import HeldOut, drawn, one_answer
 from rbft.training.reinforce import ReinforceTrainer, reinforce
 from rbft.training.rollouts import Grader, Written
 
@@ -148,3 +148,55 @@ def test_a_held_out_question_that_cannot_be_graded_stops_before_training(
     with pytest.raises(RbftError, match=r"question '20': the answer 'bird' cannot be graded"):
         reinforce(vlm, questions(0, 6), NoiseClips(vlm.grid), RECIPE, judge(), steps=1, seed=0,
                   work=tmp_path / "work", logs=tmp_path / "logs", held_out=wrong)  # fmt: skip
+
+
+# -- collapse --------------------------------------------------------------------------------------------------------
+
+
+def record(question: Question, text: str, step: int = 0) -> RolloutRecord:
+    return judge().alone(question, Written(text, True, 3), step)
+
+
+def test_one_answer_to_questions_with_options() -> None:
+    asked = questions(0, 4)
+    free = asked[0].model_copy(update={"question_id": "free", "kind": "free_form", "options": ()})
+    tags = "<think>It {}s.</think><answer>cat</answer>"
+    assert one_answer([record(q, tags.format(q.question_id)) for q in asked], asked) == "cat"
+    assert one_answer([*(record(q, "cat") for q in asked), record(free, "a dog runs")], [*asked, free]) == "cat"
+    assert one_answer([record(q, q.answer) for q in asked], asked) is None
+    assert one_answer([record(q, "<answer>cat") for q in asked], asked) is None, "unreadable is no class"
+    assert one_answer([record(q, "cat") for q in asked[::2]], asked[::2]) is None, "cat is right for all of them"
+    assert one_answer([record(free, "cat")], [free]) is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "alarms"),
+    [
+        (["cat", "dog", "dog", "dog"], [(4, 6), (2, 4)]),
+        (["cat", None, "cat", None], []),
+        (["cat", "dog", "cat", "dog"], []),
+        (["dog", "dog", None, None], [(0, 2)]),
+    ],
+)
+def test_two_points_of_one_and_the_same_answer_are_an_alarm(
+    texts: list[str | None], alarms: list[tuple[int, int]], checkpoints: dict[str, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """None: both answers are given. A stage that is killed after a point and goes on still knows it."""
+    vlm, path, said = VLM.load(checkpoints["qwen2_5_vl"]), tmp_path / "held_out.jsonl", []
+    answers = iter(texts)
+
+    def generated(_: Any, clips: list[Any], **__: Any) -> list[Generated]:
+        text = next(answers)
+        return [Generated(text or ("cat", "dog")[n % 2], True, 3) for n in range(len(clips))]
+
+    monkeypatch.setattr("rbft.training.held_out.generate", generated)
+    for number in range(len(texts)):
+        curve = HeldOut(vlm, questions(0, 4), NoiseClips(vlm.grid), judge(), path, steps=6, say=said.append)
+        curve.forget_from(2 * number)
+        curve.measure(2 * number)
+    assert said == [
+        f"alarm: held-out answers after steps {a} and {b} are all {'dog'!r}: the stage tells no clips apart. Lower "
+        "reinforce.learning_rate, or raise reinforce.beta or reinforce.temperature"
+        for a, b in sorted(alarms)
+    ]

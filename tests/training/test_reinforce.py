@@ -586,13 +586,3 @@ def test_too_many_answers_without_a_reward_stop_the_stage(checkpoints: dict[str,
     points = run(VLM.load(checkpoints["qwen2_5_vl"]), tmp_path / "allowed", judge=allowed, steps=3)
     assert sorted(p.unscored for p in points) == [0.0, 0.0, 0.5]
     assert {r.reward for r in rollouts(tmp_path / "allowed") if r.clip_id == "3"} == {None}
-
-
-def test_a_loss_that_is_not_a_number_stops(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    vlm = VLM.load(checkpoints["qwen2_5_vl"])
-    original = module.grpo_loss
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "grpo_loss", lambda *given: original(*given) * float("nan"))
-        with pytest.raises(RbftError, match=r"the loss is nan at step 1; nothing was saved after it\. Lower reinforce"):
-            run(vlm, tmp_path)
-    assert not list((tmp_path / "work").glob("checkpoint-*"))

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from noise import NoiseClips
 from rbft.clips.cache import FrameCache
 from rbft.clips.ingest import ClipFrames
 from rbft.errors import CheckpointError, LineageError
 from rbft.experiment import Lora, Recipe, Reinforce, Sampling, Stage
-from rbft.files import sha256_of, write_record
+from rbft.files import read_jsonl, sha256_of, write_record
+from rbft.models.vlm import VLM
 from rbft.prompts import load_prompts
-from rbft.records import Checkpoint, Clip, Question, fingerprint
+from rbft.records import Checkpoint, Clip, Example, LossPoint, Question, fingerprint
 from rbft.store import CARD, Card, RunStore, seal
+from rbft.training import supervised
 from rbft.training.stages import StageJob, finished_stage, train_stage
 
 BASE = Checkpoint(
@@ -149,3 +153,87 @@ def test_a_child_that_was_added_to_is_told_and_not_trained_again(job: StageJob, 
     assert str(caught.value) == (
         f"{folder}: holds files that were not there when it was finished (adapter_config.json); move them elsewhere"
     )
+
+
+# -- out of memory ---------------------------------------------------------------------------------------------------
+
+
+def small_job(job: StageJob, source: Path, **recipe: Any) -> StageJob:
+    """Three steps of four clips on a small model."""
+
+    def clip(number: int) -> Clip:
+        return Clip.model_validate({"clip_id": str(number), "path": f"{number}.mp4", "sha256": str(number),
+                                    "duration_seconds": 1.0, "split": "train"})  # fmt: skip
+
+    examples = [Example(clip_id=str(n), prompt="cat?", answer=("no", "fall")[n % 2], source="label") for n in range(8)]
+    settings = {"batch_size": 4, "micro_batch_size": 4, "gradient_checkpointing": False, "learning_rate": 1e-3} | recipe
+    return replace(
+        job, parent=BASE.model_copy(update={"path": str(source)}), examples=examples, steps=4,
+        recipe=Recipe.model_validate(settings), clips={e.clip_id: clip(int(e.clip_id)) for e in examples},
+        frame_keys={e.clip_id: e.clip_id for e in examples},
+    )  # fmt: skip
+
+
+def train_small(job: StageJob, root: Path, said: list[str]) -> list[LossPoint]:
+    grid = VLM.load(job.parent.path).grid
+    train_stage(job, RunStore(root), NoiseClips(grid), say=said.append)  # type: ignore[arg-type]
+    return read_jsonl(root / "logs" / job.key / "losses.jsonl", LossPoint)
+
+
+def short_of(patch: pytest.MonkeyPatch, most: int, from_step: int) -> list[tuple[int, int]]:
+    """A device that from a step on holds no more than so many clips. Returns what was asked of it: step, clips."""
+    original, asked = supervised.AnswerTrainer.compute_loss, []
+
+    def loss(self: Any, model: Any, inputs: dict[str, Any], *given: Any, **more: Any) -> Any:
+        step, clips = self.state.global_step + 1, len(inputs["weights"])
+        asked.append((step, clips))
+        if clips > most and step >= from_step:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return original(self, model, inputs, *given, **more)
+
+    patch.setattr(supervised.AnswerTrainer, "compute_loss", loss)
+    return asked
+
+
+@pytest.mark.parametrize("every", [1, 200])
+def test_a_device_out_of_memory_is_asked_for_half_the_micro_batch(
+    every: int, job: StageJob, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At step 3, with a save behind it or without: the losses are those of the smaller micro-batch, under one key."""
+    wanted = small_job(job, checkpoints["qwen2_5_vl"], save_every_steps=every)
+    smaller = replace(wanted, recipe=wanted.recipe.model_copy(update={"micro_batch_size": 2}))
+    expected = train_small(smaller, tmp_path / "smaller", [])
+    asked = short_of(monkeypatch, most=2, from_step=3)
+    said: list[str] = []
+    points = train_small(wanted, tmp_path / "short", said)
+    assert [point.loss for point in points] == pytest.approx([point.loss for point in expected], rel=1e-4)
+    assert said == [
+        "out of memory with 4 clips a forward pass; goes on from the newest save with 2, a step stays 4 clips"
+    ]
+    again = [(step, 2) for step in ((3, 4) if every == 1 else (1, 2, 3, 4)) for _ in range(2)]
+    assert asked == [(1, 4), (2, 4), (3, 4), *again]
+    assert wanted.key == smaller.key
+    assert finished_stage(wanted, RunStore(tmp_path / "short")) is not None
+
+
+def test_memory_that_holds_not_one_clip_is_an_error(
+    job: StageJob, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = short_of(monkeypatch, most=0, from_step=1)
+    said: list[str] = []
+    with pytest.raises(torch.OutOfMemoryError):
+        train_small(small_job(job, checkpoints["qwen2_5_vl"]), tmp_path, said)
+    assert asked == [(1, 4), (1, 2), (1, 1)]
+    assert len(said) == 2
+
+
+def test_a_child_that_is_passed_over_is_named(job: StageJob, store: RunStore) -> None:
+    folder, said = store.checkpoint(job.key), []
+    (folder / "model.safetensors").write_bytes(b"changed")
+    assert finished_stage(job, store, said.append) is None
+    assert said.pop() == (f"{folder}: passed over: damaged (changed: model.safetensors); the stage is trained again")
+    (folder / "manifest.json").unlink()
+    assert finished_stage(job, store, said.append) is None
+    assert said.pop().startswith(f"{folder}: passed over: incomplete: it has no manifest.json")
+    assert finished_stage(job, RunStore(store.root / "other"), said.append) is None
+    assert said == [], "where none stands there is nothing to pass over"

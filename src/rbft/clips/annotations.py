@@ -14,6 +14,7 @@ from typing import Any
 
 from rbft.clips.manifest import show
 from rbft.errors import ManifestError
+from rbft.files import why_unread
 from rbft.records import Split
 
 _ID_COLUMNS = ("Title", "Video_ID", "video_id", "clip_id", "id")
@@ -228,7 +229,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise ManifestError(f"{show(path)}: cannot be read: {error.strerror}") from None
+        raise ManifestError(f"{show(path)}: {why_unread(path, error)}") from None
     except UnicodeDecodeError as error:
         raise ManifestError(f"{show(path.name)}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
 

@@ -20,7 +20,7 @@ from rbft.clips.manifest import nearest_spelling, show
 from rbft.clips.question_benchmarks import QUESTION_BENCHMARKS
 from rbft.clips.sources import files_below
 from rbft.errors import ManifestError
-from rbft.files import write_text
+from rbft.files import address_hint, write_text
 from rbft.records import Split
 
 COLUMNS = ("path", "label", "clip_id", "split", "category", "rationale")
@@ -38,7 +38,11 @@ class Imported:
     notes: tuple[str, ...]
 
     def manifest(self, folder: Path) -> str:
-        """The text of a manifest that lies in `folder`: the clips that have a video."""
+        """The text of a manifest that lies in `folder`: the clips that have a video.
+
+        Cells stand as they are, for rbft to read: an id that begins with `-`, as YouTube's do, would with an apostrophe
+        before it, which keeps a spreadsheet from running it, name another file.
+        """
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -174,7 +178,7 @@ def _some(ids: Sequence[str]) -> str:
 def _videos(folder: Path, ids: Sequence[str], notes: list[str], leave_out_missing: bool) -> dict[str, Path]:
     """The video of every id: ID.mp4 or, as yt-dlp names it, TITLE [ID].mp4, at any depth below the folder."""
     if not folder.is_dir():
-        raise ManifestError(f"--videos {show(folder)}: is not a folder")
+        raise ManifestError(f"--videos {show(folder)}: is not a folder{address_hint(folder)}")
     files: dict[str, list[Path]] = defaultdict(list)
     for path in files_below(folder, []):
         files[path.stem].append(path)

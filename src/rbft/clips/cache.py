@@ -1,7 +1,8 @@
 """The frame cache: decoded once, read by every arm, stage, seed and evaluation.
 
-One safetensors file a clip and plan, `<root>/<first 2 hex>/<key>.safetensors`, holding `frames` uint8 [T, H, W, 3] and
-`seconds` float64 [T], with the plan and the source's hash in its header. Any safetensors library reads it.
+One safetensors file a clip and plan, `<root>/<first 2 hex>/<key>.safetensors`, holding `frames` uint8 [T, H, W, 3],
+`seconds` float64 [T] and the clip's `thumbnails`, with the plan and the source's hash in its header. Any safetensors
+library reads it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from rbft.clips.frames import Frames
+from rbft.clips.thumbnails import COUNT, NUM_BYTES, SIDE, thumbnails
 from rbft.errors import StoreError
-from rbft.files import written_whole
+from rbft.files import retried, written_whole
 from rbft.records import FramePlan, Record, fingerprint
 
 _MAX_HEADER_BYTES = 1_000_000
@@ -62,7 +65,7 @@ class FrameCache:
         Raises StoreError, naming the file, where it is absent or damaged.
         """
         path = self.path(key)
-        offset, shape, _ = _layout(path)
+        offset, shape, _, _ = _layout(path)
         split = 8 * shape[0]
         mapped = np.memmap(path, np.uint8, "c", offset=offset, shape=(split + math.prod(shape),))
         try:
@@ -74,32 +77,40 @@ class FrameCache:
         """The source and the plan that the frames of `key` were made from; raises StoreError."""
         return _layout(self.path(key))[2]
 
-    def write(self, sha256: str, plan: FramePlan, frames: Frames) -> str:
-        """Store frames and return their key; raises StoreError where the disk refuses, leaving nothing behind."""
+    def thumbnails(self, key: str) -> bytes:
+        """The small pictures of the clip; made of its frames where an older file lacks them. Raises StoreError."""
+        path = self.path(key)
+        offset, shape, _, beside = _layout(path)
+        if not beside:
+            return thumbnails(self.read(key))
+        with path.open("rb") as file:
+            file.seek(offset + 8 * shape[0] + math.prod(shape))
+            return file.read(NUM_BYTES)
+
+    def write(self, sha256: str, plan: FramePlan, frames: Frames, small: bytes = b"") -> str:
+        """Store frames, with `small` as their thumbnails, and return their key.
+
+        Raises StoreError where the disk refuses, leaving nothing behind.
+        """
         key = cache_key(sha256, plan)
-        header = _header(CachedFrames(source_sha256=sha256, plan=plan), frames)
-        try:
-            with written_whole(self.path(key)) as temporary, temporary.open("wb") as file:
+        header = _header(CachedFrames(source_sha256=sha256, plan=plan), frames, small)
+        size = 8 + len(header) + frames.seconds.nbytes + frames.data.nbytes + len(small)
+
+        def write() -> None:
+            with written_whole(self.path(key), size) as temporary, temporary.open("wb") as file:
                 file.write(len(header).to_bytes(8, "little"))
                 file.write(header)
                 file.write(np.ascontiguousarray(frames.seconds, "<f8").data)
                 file.write(np.ascontiguousarray(frames.data).data)
-        except OSError as error:
-            raise StoreError(f"{self.path(key)}: cannot be written: {error.strerror or error}") from error
+                file.write(small)
+
+        retried(write)
         return key
 
 
-def _header(origin: CachedFrames, frames: Frames) -> bytes:
-    seconds_end = frames.seconds.nbytes
-    entries = {
-        "__metadata__": {"origin": origin.model_dump_json()},
-        "seconds": {"dtype": "F64", "shape": list(frames.seconds.shape), "data_offsets": [0, seconds_end]},
-        "frames": {
-            "dtype": "U8",
-            "shape": list(frames.data.shape),
-            "data_offsets": [seconds_end, seconds_end + frames.data.nbytes],
-        },
-    }
+def _header(origin: CachedFrames, frames: Frames, small: bytes) -> bytes:
+    tensors = _tensors(frames.data.shape, thumbnails=bool(small))
+    entries = {"__metadata__": {"origin": origin.model_dump_json()}} | tensors
     text = json.dumps(entries, separators=(",", ":")).encode()
     return text + b" " * (-len(text) % 8)
 
@@ -107,31 +118,47 @@ def _header(origin: CachedFrames, frames: Frames) -> bytes:
 _Shape = tuple[int, int, int, int]
 
 
-def _layout(path: Path) -> tuple[int, _Shape, CachedFrames]:
-    """Where the tensors of a cache file start, the shape of the frames, and their origin; raises StoreError."""
+def _tensors(shape: Sequence[int], *, thumbnails: bool) -> dict[str, Any]:
+    """What a header says of its tensors, for frames of that shape."""
+    split = 8 * shape[0]
+    end = split + math.prod(shape)
+    tensors = {
+        "seconds": {"dtype": "F64", "shape": [shape[0]], "data_offsets": [0, split]},
+        "frames": {"dtype": "U8", "shape": list(shape), "data_offsets": [split, end]},
+    }
+    if thumbnails:
+        tensors["thumbnails"] = {"dtype": "U8", "shape": [COUNT, SIDE, SIDE], "data_offsets": [end, end + NUM_BYTES]}
+    return tensors
+
+
+def _layout(path: Path) -> tuple[int, _Shape, CachedFrames, bool]:
+    """Where the tensors of a cache file start, the shape of the frames, their origin, and whether thumbnails follow.
+
+    Raises StoreError.
+    """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
-            shape, origin = _checked(json.loads(file.read(length)), size - 8 - length)
+            shape, origin, beside = _checked(json.loads(file.read(length)), size - 8 - length)
     except FileNotFoundError:
         raise StoreError(f"{path}: the frames are not in the cache; run again to decode them") from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from None
-    return 8 + length, shape, origin
+    return 8 + length, shape, origin, beside
 
 
 def _damaged(path: Path, error: Exception) -> StoreError:
     return StoreError(f"{path}: a damaged cache file ({error}); run again to decode the clip once more")
 
 
-def _checked(header: Any, size: int) -> tuple[_Shape, CachedFrames]:
-    """Shape of the frames and origin, from a header that must describe exactly `size` bytes; raises ValueError."""
-    if not isinstance(header, dict) or set(header) != {"__metadata__", "seconds", "frames"}:
+def _checked(header: Any, size: int) -> tuple[_Shape, CachedFrames, bool]:
+    """What `_layout` gives, from a header that must describe exactly `size` bytes; raises ValueError."""
+    if not isinstance(header, dict) or set(header) - {"thumbnails"} != {"__metadata__", "seconds", "frames"}:
         raise ValueError("the header does not name seconds and frames")
     try:
         origin = CachedFrames.model_validate_json(_text(header["__metadata__"]))
@@ -139,14 +166,12 @@ def _checked(header: Any, size: int) -> tuple[_Shape, CachedFrames]:
         raise ValueError(f"its origin is not of this version: {error.errors()[0]['msg']}") from None
     plan = origin.plan
     shape = (plan.num_frames, plan.height, plan.width, 3)
-    split = 8 * plan.num_frames
-    expected = {
-        "seconds": {"dtype": "F64", "shape": [plan.num_frames], "data_offsets": [0, split]},
-        "frames": {"dtype": "U8", "shape": list(shape), "data_offsets": [split, split + math.prod(shape)]},
-    }
-    if {name: header[name] for name in expected} != expected or split + math.prod(shape) != size:
+    beside = "thumbnails" in header
+    expected = _tensors(shape, thumbnails=beside)
+    end = 8 * shape[0] + math.prod(shape) + beside * NUM_BYTES
+    if {name: header[name] for name in expected} != expected or end != size:
         raise ValueError(f"the header does not fit a plan of {list(shape)} and {size} bytes")
-    return shape, origin
+    return shape, origin, beside
 
 
 def _text(metadata: Any) -> str:

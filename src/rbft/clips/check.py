@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rbft.clips.grouped import MAX_LINES, Bad, by_reason
-from rbft.clips.ingest import Inspection, duplicates, inspect_clips, splits_of
-from rbft.clips.manifest import Listing, Refused, Row, listing_of_files, read_manifest, show
-from rbft.clips.sources import MANIFEST_SUFFIXES, files_below, stranger_notes
-from rbft.clips.split import split_faults
+from rbft.clips.duplicates import split_and_leaks
+from rbft.clips.grouped import MAX_LINES, Bad, by_reason, first_of
+from rbft.clips.ingest import inspect_clips
+from rbft.clips.inspection import Inspection
+from rbft.clips.manifest import Listing, Refused, Row, leads_outside, listing_of_files, read_manifest, show
+from rbft.clips.sources import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES, files_below, stranger_notes
+from rbft.clips.split import split_faults, split_notes
 from rbft.experiment import ClipLimits, Experiment, Sampling, SplitRule
-from rbft.progress import Reporter
+from rbft.progress import Reporter, printable
 from rbft.records import Grid, Split
 
 MAX_GOOD_ROWS = 40
@@ -96,10 +99,10 @@ def check(
             listing, sampling=sampling, grid=grid, limits=limits, workers=workers, progress=advance
         )
     good = [i for i in inspections if i.problem is None]
-    splits = splits_of(good, split or SplitRule())
-    faults, notes = duplicates(good, splits)
+    splits, faults, notes = split_and_leaks(good, split or SplitRule())
     if any(i.row.label is not None for i in good):
         faults += split_faults([i.row for i in good], splits)
+        notes += split_notes([i.row for i in good], splits)
         used = {i.row.label for i in good}
         unused = [label for label in listing.labels if label not in used]
         faults += [f"label {show(repr(label))} has no clip that can be used" for label in unused]
@@ -144,18 +147,29 @@ def check_experiment(experiment: Experiment, grid: Grid | None, listing: Listing
 
 
 def _listing(source: Path, labels: Mapping[str, str], allow_outside: bool) -> Listing:
-    if source.is_file() and source.suffix.lower() not in MANIFEST_SUFFIXES:
+    if source.is_file() and source.suffix.lower() not in MANIFEST_SUFFIXES | ARCHIVE_SUFFIXES:
         return listing_of_files([source])
     if source.is_dir() and not labels and not _has_label_folders(source):
-        strangers: list[str] = []
-        paths = list(files_below(source, strangers))
-        rows = tuple(
-            Row(name, path.resolve(), name, f"file {number}")
-            for number, (path, name) in enumerate([(p, p.relative_to(source).as_posix()) for p in paths], 1)
-        )
-        faults = () if rows else (f"{show(source)}: holds no video",)
-        return Listing(source, rows, {}, tuple(stranger_notes(strangers)), faults)
+        return _heap(source, allow_outside)
     return read_manifest(source, labels=labels, allow_outside=allow_outside)
+
+
+def _heap(folder: Path, allow_outside: bool) -> Listing:
+    """The videos of a folder without labels. Links stay inside it, as in any list."""
+    root, strangers = Path(os.path.realpath(folder)), list[str]()
+    rows: list[Row] = []
+    refused: list[Refused] = []
+    for number, path in enumerate(files_below(folder, strangers), 1):
+        name, real = path.relative_to(folder).as_posix(), Path(os.path.realpath(path))
+        if allow_outside or real.is_relative_to(root):
+            rows.append(Row(name, real, name, f"file {number}"))
+        else:
+            refused.append(Refused(name, name, f"file {number}", "outside", leads_outside(name, root)))
+    faults = (
+        [f"{show(r.listed)}: {r.detail}" for r in refused] if rows or refused else [f"{show(folder)}: holds no video"]
+    )
+    lines = tuple(first_of(faults, "clips outside the folder"))
+    return Listing(folder, tuple(rows), {}, tuple(stranger_notes(strangers)), lines, tuple(refused))
 
 
 def _has_label_folders(folder: Path) -> bool:
@@ -234,7 +248,7 @@ def render_table(result: CheckResult, console: Console) -> None:
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style))
+    console.print(Text(printable(text), style=style))
 
 
 _NARROW = 110

@@ -1,14 +1,16 @@
 """The process that opens files nobody vouches for: `python -m rbft.clips.child`, one JSON line in, one out.
 
-It bounds its own memory and processor time for each file, and ends when its standard input closes, so it never outlives
-the process that asked. Frames go straight to the cache; only text crosses the pipe. Asked through `clips.pool`.
+It bounds its own memory and processor time for each file, has neither sockets nor other programs, and ends with the
+process that asked. Frames go straight to the cache; only text crosses the pipe. Asked through `clips.pool`.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -20,9 +22,12 @@ import av
 import av.logging
 
 from rbft.clips.cache import FrameCache, cache_key
+from rbft.clips.confine import confine
+from rbft.clips.container import PacketIndex, too_many_pixels
 from rbft.clips.decode import decode
-from rbft.clips.frames import plan_frames
+from rbft.clips.frames import Frames, plan_frames
 from rbft.clips.probe import examine
+from rbft.clips.thumbnails import planned, thumbnails, with_instants
 from rbft.errors import ClipError, StoreError
 from rbft.experiment import ClipLimits, Sampling
 from rbft.records import FramePlan, Grid, Probe, Record
@@ -33,6 +38,8 @@ FRAMES_PER_BUDGET = 5_000
 
 _OUT_OF_MEMORY = ("get_buffer() failed", "Cannot allocate memory", "Could not allocate", "Failed to allocate")
 """What decoders write into FFmpeg's log when memory fails, and then report as invalid data."""
+_PICTURE_SIZE = re.compile(r"Picture size (\d+)x(\d+) (?:exceeds|is invalid)")
+"""What they write there about a frame above the bound on pixels that they were given, or above their own."""
 
 
 class Request(Record):
@@ -55,6 +62,8 @@ class Reply(Record):
     plan: FramePlan | None = None
     key: str | None = None
     decoded: bool = False
+    thumbnails: str | None = None
+    """The clip's small pictures in base64, where there is no cache to hold them."""
     problem: tuple[str, str] | None = None
     store_error: str | None = None
 
@@ -72,14 +81,19 @@ def answer(request: Request) -> Reply:
         reply = _answer(request)
     if reply.problem is None or reply.problem[0] != "unreadable":
         return reply
-    if any(sign in message for _, _, message in log for sign in _OUT_OF_MEMORY):
+    said = [message for _, _, message in log]
+    for width, height in [(int(size[1]), int(size[2])) for size in map(_PICTURE_SIZE.search, said) if size]:
+        if width * height > request.limits.pixels:
+            error = too_many_pixels(Path(request.path), width, height, request.limits)
+            return reply.model_copy(update={"problem": (error.reason, error.detail)})
+    if any(sign in message for message in said for sign in _OUT_OF_MEMORY):
         return reply.model_copy(update={"problem": _too_large(request.limits)})
     return reply
 
 
 def _answer(request: Request) -> Reply:
     path, limits = Path(request.path), request.limits
-    probe = plan = key = None
+    probe = plan = key = small = None
     decoded = False
     try:
         with bounded_memory(limits.megabytes):
@@ -90,17 +104,29 @@ def _answer(request: Request) -> Reply:
             cache = FrameCache(Path(request.cache)) if request.cache else None
             if cache is None or not cache.has(key):
                 with bounded_seconds(limits.seconds * (1 + probe.num_frames // FRAMES_PER_BUDGET)):
-                    frames = decode(path, plan, probe, limits, index=index)
+                    frames, small = frames_and_thumbnails(path, plan, probe, limits, index)
                 decoded = True
                 if cache is not None:
-                    cache.write(request.sha256, plan, frames)
+                    cache.write(request.sha256, plan, frames, small)
     except ClipError as error:
         return Reply(probe=probe, plan=plan, problem=(error.reason, error.detail))
     except MemoryError:
         return Reply(probe=probe, problem=_too_large(limits))
     except StoreError as error:
         return Reply(store_error=str(error))
-    return Reply(probe=probe, plan=plan, key=key if request.cache else None, decoded=decoded)
+    if cache is not None:
+        return Reply(probe=probe, plan=plan, key=key, decoded=decoded)
+    return Reply(probe=probe, plan=plan, decoded=decoded, thumbnails=base64.b64encode(small or b"").decode())
+
+
+def frames_and_thumbnails(
+    path: Path, plan: FramePlan, probe: Probe, limits: ClipLimits, index: PacketIndex
+) -> tuple[Frames, bytes]:
+    """The planned frames of a clip and its small pictures, out of one decoding; raises ClipError."""
+    wide = with_instants(plan)
+    frames = decode(path, wide, probe, limits, index=index)
+    small = thumbnails(frames)
+    return planned(frames, wide, plan), small
 
 
 def _too_large(limits: ClipLimits) -> tuple[str, str]:
@@ -177,11 +203,14 @@ def _lines_until_closed(descriptor: int) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Serve on standard input and output. An interrupt from the keyboard is for the process that asked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Serve on standard input and output. A signal to end is for the process that asked."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # else what one file made FFmpeg say is said again of the next
     replies = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not speak into the replies
+    confine()
     with os.fdopen(replies, "w", encoding="utf-8") as file:
         serve(_lines_until_closed(sys.stdin.fileno()), file)
 

@@ -23,6 +23,8 @@ from av.video.stream import VideoStream
 
 from rbft.errors import ClipError
 from rbft.experiment import ClipLimits
+from rbft.files import address_hint
+from rbft.progress import is_utf8
 from rbft.records import ClipProblem
 
 FORMATS = ("mov", "matroska", "avi", "flv", "mpeg", "mpegts", "ogg", "gif", "asf", "mxf", "ivf")
@@ -117,10 +119,12 @@ def too_many_pixels(path: Path, width: int, height: int, limits: ClipLimits) -> 
 
 def check_file(path: Path) -> None:
     """Raise ClipError where a path is not a regular file with bytes in it: missing, empty, unreadable."""
+    if not is_utf8(str(path)):
+        raise fail(path, "unreadable", "the name holds bytes that are not UTF-8 text; rename the file or its folder")
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise fail(path, "missing", "there is no such file") from None
+        raise fail(path, "missing", f"there is no such file{address_hint(path)}") from None
     except (OSError, ValueError) as error:
         raise fail(path, "unreadable", f"cannot be opened: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISREG(status.st_mode):

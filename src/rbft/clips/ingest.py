@@ -6,22 +6,23 @@ no video: it hashes the files and finds everything there.
 
 from __future__ import annotations
 
+import base64
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 from rbft.clips.cache import FrameCache, cache_key
 from rbft.clips.child import Request
 from rbft.clips.container import check_file
+from rbft.clips.duplicates import split_and_leaks
 from rbft.clips.frames import Frames, plan_frames
-from rbft.clips.grouped import Bad, by_reason, counted, first_of
+from rbft.clips.grouped import Bad, by_reason, counted
+from rbft.clips.inspection import Inspection, Problem
 from rbft.clips.manifest import Listing, Row, show
 from rbft.clips.pool import Reader, readers
-from rbft.clips.split import propose_splits, split_faults
+from rbft.clips.split import split_faults, split_notes
 from rbft.errors import ClipError, ManifestError, StoreError
 from rbft.experiment import ClipLimits, Sampling, SplitRule
 from rbft.files import read_record, sha256_of, write_record
@@ -29,26 +30,6 @@ from rbft.records import Clip, ClipProblem, FramePlan, Grid, LeftOut, Manifest, 
 
 Advance = Callable[[int], None]
 """Called with how many clips were just finished."""
-
-
-class Problem(NamedTuple):
-    """Why a clip cannot be used: one word of `records.ClipProblem`, and an explanation for a person."""
-
-    reason: ClipProblem
-    detail: str
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What was learned about one row. `decoded` says whether its frames were made now."""
-
-    row: Row
-    sha256: str | None = None
-    probe: Probe | None = None
-    plan: FramePlan | None = None
-    key: str | None = None
-    problem: Problem | None = None
-    decoded: bool = False
 
 
 class ClipFrames:
@@ -157,7 +138,7 @@ def _inspect(
             return Inspection(row, sha256, remembered, problem=_problem(error.reason, error.detail))
         key = cache_key(sha256, plan)
         if cache.has(key):
-            return Inspection(row, sha256, remembered, plan, key)
+            return Inspection(row, sha256, remembered, plan, key, thumbnails=cache.thumbnails(key))
     reply = reader.ask(
         Request(
             path=str(row.path),
@@ -173,7 +154,10 @@ def _inspect(
     problem = None if reply.problem is None else _problem(*reply.problem)
     if cache is not None and reply.probe is not None and problem is None:
         write_record(_memory(cache, sha256), reply.probe)
-    return Inspection(row, sha256, reply.probe, reply.plan, reply.key, problem, reply.decoded)
+    small = None if reply.thumbnails is None else base64.b64decode(reply.thumbnails)
+    if cache is not None and reply.key is not None:
+        small = cache.thumbnails(reply.key)
+    return Inspection(row, sha256, reply.probe, reply.plan, reply.key, problem, reply.decoded, small)
 
 
 def _problem(reason: str, detail: str) -> Problem:
@@ -205,28 +189,27 @@ def build_manifest(
     """The clips of an experiment, split. Used + left out = listed.
 
     Raises ManifestError with every fault of the listing, of clips that cannot be read (unless `leave-out`), of equal
-    contents across splits or under different labels, and of the split.
+    and nearly equal contents across splits or under different labels, and of the split.
     """
     bad = [i for i in inspections if i.problem is not None]
     good = [i for i in inspections if i.problem is None]
     faults = list(listing.faults)
     if on_bad_clip == "stop":
         faults += bad_clip_faults(bad, f"`rbft check {show(listing.source)} --json` lists every clip")
-    splits = splits_of(good, split_rule)
-    duplicate_faults, notes = duplicates(good, splits)
-    faults += duplicate_faults
+    splits, leaks, notes = split_and_leaks(good, split_rule)
     if good:
         faults += split_faults([i.row for i in good], splits)
         faults += [f"label {show(repr(label))} has no clip" for label in _unused(listing, good)]
     elif inspections:
         faults.append("not one listed clip can be read")
+    faults += leaks
     if faults:
         raise ManifestError(faults)
     return Manifest(
         labels=listing.labels,
         clips=tuple(_clip(i, splits[i.row.clip_id]) for i in good),
         left_out=tuple(_left_out(i) for i in bad),
-        notes=tuple(listing.notes) + tuple(notes),
+        notes=(*listing.notes, *notes, *split_notes([i.row for i in good], splits)),
     )
 
 
@@ -242,49 +225,6 @@ def bad_clip_faults(bad: Sequence[Inspection], rest: str) -> list[str]:
             "files, or go on without them with on_bad_clip: leave-out"
         )
     return lines
-
-
-def splits_of(inspections: Sequence[Inspection], rule: SplitRule) -> dict[str, Split]:
-    """The split of every clip, given or made; clips of equal contents stay together where it is made."""
-    contents = {i.row.clip_id: i.sha256 for i in inspections if i.sha256 is not None}
-    return propose_splits([i.row for i in inspections], rule, contents=contents)
-
-
-def duplicates(inspections: Sequence[Inspection], splits: Mapping[str, Split]) -> tuple[list[str], list[str]]:
-    """Faults and notes about clips of equal bytes.
-
-    Faults: on both sides of the split, or the same instants under different labels. Notes: the same twice in one split.
-    """
-    same: dict[str, list[Inspection]] = defaultdict(list)
-    for inspection in inspections:
-        if inspection.sha256 is not None:
-            same[inspection.sha256].append(inspection)
-    leaks, labels, notes = [], [], []
-    for members in same.values():
-        train = [i for i in members if splits[i.row.clip_id] == "train"]
-        test = [i for i in members if splits[i.row.clip_id] == "test"]
-        leaks += [f"leak: {_pair(a, b)} hold the same bytes, in train and in test" for a in train for b in test]
-        first: dict[tuple[float | None, float | None], Inspection] = {}
-        for inspection in members:
-            other = first.setdefault(inspection.row.window, inspection)
-            if other is inspection:
-                continue
-            if other.row.label != inspection.row.label:
-                labels.append(
-                    f"{_pair(other, inspection)} hold the same bytes under different labels, "
-                    f"{show(repr(other.row.label))} and {show(repr(inspection.row.label))}; keep one"
-                )
-            elif (
-                other.row.clip_id != inspection.row.clip_id
-                and splits[other.row.clip_id] == splits[inspection.row.clip_id]
-            ):
-                notes.append(f"{_pair(other, inspection)} hold the same bytes; both are used")
-    faults = first_of(leaks, "leaks of this kind") + first_of(labels, "pairs of the same bytes under different labels")
-    return faults, first_of(notes, "pairs of the same bytes")
-
-
-def _pair(a: Inspection, b: Inspection) -> str:
-    return f"{show(a.row.listed)} ({a.row.where}) and {show(b.row.listed)} ({b.row.where})"
 
 
 def _unused(listing: Listing, good: Sequence[Inspection]) -> list[str]:

@@ -23,11 +23,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from rbft.clips.grouped import first_of
 from rbft.clips.sources import Cells, Source, read_source
-from rbft.progress import printable
+from rbft.progress import is_utf8, printable
 from rbft.records import Box, Split
 
 _SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_NOT_UTF8 = ("write it anew", "rename the file or its folder, then list it by its new name")
+"""What to do about text, and about a path."""
+_LOOKALIKES = str.maketrans("аеорсухіјѕһ", "aeopcyxijsh")
+"""Cyrillic letters, and the Latin ones that they look like."""
 _BOXES = TypeAdapter(tuple[Box, ...])
 
 
@@ -107,15 +111,25 @@ def show(text: object) -> str:
     return safe if len(safe) <= 200 else f"{safe[:197]}..."
 
 
+def leads_outside(listed: str, root: Path) -> str:
+    """What is said of a clip that does not lie in the folder of its list."""
+    return (
+        f"path {show(repr(listed))} leads outside {show(root)}; move the clip there, or allow it with "
+        "allow_outside: true (--allow-outside)"
+    )
+
+
 def nearest_spelling(word: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the allowed word that is spelled most like `word`, or nothing."""
     folded = {_fold(name): name for name in reversed(list(allowed))}
     close = difflib.get_close_matches(_fold(word), folded, n=1)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+    odd = next((f" (its {c!r} is {unicodedata.name(c)})" for c in word.casefold() if ord(c) in _LOOKALIKES), "")
+    return f"; did you mean {folded[close[0]]!r}?{odd}" if close else ""
 
 
 def _fold(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    seen = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.casefold().translate(_LOOKALIKES).split())
 
 
 @dataclass
@@ -153,7 +167,8 @@ class _Reading:
     def _row(self, cells: Cells) -> Row | None:
         listed = self._text(cells, "path")
         if not listed:
-            self._fault(cells, "has no path", "path")
+            if not self._row_faults:
+                self._fault(cells, "has no path", "path")
             return None
         path = self._path(cells, listed)
         start, end = self._seconds(cells, "start"), self._seconds(cells, "end")
@@ -203,10 +218,13 @@ class _Reading:
                 f"{self._name}: {len(given)} labelled clips have a split and {len(missing)} have none (first: "
                 f"{missing[0].where}); fill in train or test for all of them, or for none"
             )
-        alike: dict[str, dict[str, str]] = defaultdict(dict)
+        found: dict[str, str] = {}
         for row in self.rows:
             if row.label is not None and not self.labels:
-                alike[_fold(row.label)].setdefault(row.label, row.where)
+                found.setdefault(row.label, row.where)
+        alike: dict[str, dict[str, str]] = defaultdict(dict)
+        for label, place in found.items():
+            alike[_fold(label)][label] = place
         for spellings in alike.values():
             if len(spellings) > 1:
                 self.faults.append(
@@ -246,6 +264,9 @@ class _Reading:
     def _text(self, cells: Cells, name: str) -> str | None:
         """The cell's text without spaces around it; None where empty. Whole numbers are text, true and 1.5 are not."""
         value = cells.values.get(name)
+        if isinstance(value, str) and not is_utf8(value):
+            self._fault(cells, f"{name} {show(repr(value))} is not UTF-8 text; {_NOT_UTF8[name == 'path']}")
+            return None
         if value is None or isinstance(value, str):
             return sys.intern((value or "").strip()) or None
         if isinstance(value, int) and not isinstance(value, bool):
@@ -270,11 +291,7 @@ class _Reading:
             return None
         if not self.allow_outside and not real.startswith(self._root):
             self._outside = True
-            self._fault(
-                cells,
-                f"path {show(repr(listed))} leads outside {show(self.source.root)}; move the clip there, or allow it "
-                "with allow_outside: true (--allow-outside)",
-            )
+            self._fault(cells, leads_outside(listed, self.source.root))
             return None
         return Path(real)
 

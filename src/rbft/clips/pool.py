@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
-import os
 import queue
 import signal
 import subprocess
@@ -11,12 +11,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, TypeVar
 
 from rbft.clips.child import FRAMES_PER_BUDGET, Reply, Request, wall_seconds
 from rbft.errors import StoreError
 from rbft.experiment import ClipLimits
+from rbft.machine import available_processors
+from rbft.stopping import POLL_SECONDS, check
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -159,7 +161,7 @@ def readers(workers: int) -> Iterator[Callable[[Callable[[Reader, T], R], Iterab
             idle.put(reader)
 
     def run(function: Callable[[Reader, T], R], items: Iterable[T]) -> Iterator[R]:
-        return threads.map(lambda item: one(function, item), items)
+        return _in_order(collections.deque(threads.submit(one, function, item) for item in items))
 
     try:
         yield run
@@ -170,6 +172,10 @@ def readers(workers: int) -> Iterator[Callable[[Callable[[Reader, T], R], Iterab
         threads.shutdown()
 
 
-def available_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def _in_order(coming: collections.deque[Future[R]]) -> Iterator[R]:
+    """The results, each let go of once it is given; raises StoppedError where the process is asked to end."""
+    while coming:
+        while not wait([coming[0]], timeout=POLL_SECONDS).done:
+            check()
+        check()
+        yield coming.popleft().result()

@@ -18,7 +18,7 @@ from rbft.clips.question_benchmarks import QUESTION_BENCHMARKS, read_benchmark
 from rbft.clips.questions import LeftOutQuestion, QuestionRow, write_questions
 from rbft.clips.sources import VIDEO_SUFFIXES, files_below
 from rbft.errors import ManifestError
-from rbft.files import write_jsonl
+from rbft.files import address_hint, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _videos(
 ) -> tuple[dict[str, Path], list[QuestionRow]]:
     """The video of every path, and the rows without one; raises ManifestError."""
     if not folder.is_dir():
-        raise ManifestError(f"--videos {show(folder)}: is not a folder")
+        raise ManifestError(f"--videos {show(folder)}: is not a folder{address_hint(folder)}")
     files: dict[str, list[Path]] = defaultdict(list)
     for path in files_below(folder, []):
         files[path.stem].append(path)

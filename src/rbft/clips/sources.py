@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rbft.clips.grouped import first_of
+from rbft.files import why_unread
+from rbft.progress import printable
 
 COLUMNS = ("path", "label", "clip_id", "split", "group", "start", "end", "rationale", "boxes", "category")
 VIDEO_SUFFIXES = frozenset(
@@ -22,6 +24,7 @@ VIDEO_SUFFIXES = frozenset(
      ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv")
 )  # fmt: skip
 MANIFEST_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json"))
+ARCHIVE_SUFFIXES = frozenset((".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".txz", ".xz", ".zip", ".zst"))
 _SPLIT_FOLDERS = {"train", "test"}
 _MAX_CELL = 10_000_000
 _END = "\N{END OF TEXT} end of table"
@@ -79,6 +82,8 @@ def _cells(source: Path, notes: list[str], faults: list[str]) -> list[Cells]:
             return _json_lines(source, notes, faults)
         case ".json":
             return _json_list(source, notes, faults)
+        case suffix if suffix in ARCHIVE_SUFFIXES and source.is_file():
+            raise _RefusedError("archives are not read; unpack it, and name the manifest or the folder that was in it")
         case _:
             _text(source)
             raise _RefusedError(
@@ -90,7 +95,7 @@ def _text(source: Path) -> str:
     try:
         raw = source.read_bytes()
     except OSError as error:
-        raise _RefusedError(f"cannot be read: {error.strerror}") from None
+        raise _RefusedError(why_unread(source, error)) from None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -295,7 +300,7 @@ def _folder(folder: Path, notes: list[str]) -> Iterator[Cells]:
                 continue
             split, label = (parts[0], parts[1]) if split_tops else (None, parts[0])
             listed = path.relative_to(folder).as_posix()
-            yield Cells(listed, {"path": listed, "label": label, "split": split})
+            yield Cells(printable(listed), {"path": listed, "label": label, "split": split})
     notes += stranger_notes(strangers)
 
 

@@ -13,6 +13,8 @@ from rbft.experiment import SplitRule
 from rbft.records import Split
 
 _PASSES = 20
+UNEVEN = 10
+"""How many times more training clips one label has than another before it is said."""
 
 
 def assign_splits(
@@ -117,6 +119,20 @@ def split_faults(rows: Sequence[Row], splits: Mapping[str, Split]) -> list[str]:
                 + ("its clips are all of one group" if _one_group(rows, label) else "give it clips there")
             )
     return faults
+
+
+def split_notes(rows: Iterable[Row], splits: Mapping[str, Split]) -> list[str]:
+    """A note where one label has at least `UNEVEN` times the training clips of another."""
+    counts = Counter(row.label for row in rows if row.label is not None and splits[row.clip_id] == "train")
+    if not counts:
+        return []
+    (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
+    if many < UNEVEN * few:
+        return []
+    return [
+        f"labels are uneven: {many:,} training clips are {most!r} and {few:,} {least!r}, {many / few:.0f} times fewer; "
+        "read macro-F1 rather than accuracy, and training.class_weights: balanced weighs every label the same"
+    ]
 
 
 def _one_group(rows: Iterable[Row], label: str) -> bool:

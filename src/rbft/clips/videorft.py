@@ -12,7 +12,7 @@ from pydantic import ConfigDict, ValidationError, model_validator
 
 from rbft.clips.grouped import Bad
 from rbft.errors import ManifestError
-from rbft.files import write_text
+from rbft.files import why_unread, write_text
 from rbft.records import Question, Record
 
 _SOLUTION = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
@@ -138,7 +138,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, str]]:
                 if line.strip():
                     yield f"{path.name}:{number}", line
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ManifestError(f"{path}: {why_unread(path, error)}") from None
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: line {number}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
 

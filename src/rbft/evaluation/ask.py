@@ -19,13 +19,14 @@ from rich.text import Text
 from rbft.asking import prompt_faults
 from rbft.clips.cache import FrameCache
 from rbft.clips.grouped import Bad, by_reason, first_of
-from rbft.clips.ingest import Inspection, clip_frames, inspect_clips
+from rbft.clips.ingest import clip_frames, inspect_clips
+from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import Listing, show
 from rbft.clips.questions import QuestionRow, find_videos, read_questions
 from rbft.errors import ManifestError, UserError
 from rbft.evaluation.questions import answer_questions, answers_key, summary
 from rbft.experiment import ClipLimits, Sampling
-from rbft.files import held, read_record, write_record
+from rbft.files import held, read_record, sweep, write_record
 from rbft.models.sources import EMBEDDED, is_on_hub, resolve
 from rbft.models.vlm import VLM, grid_of
 from rbft.progress import Reporter
@@ -97,6 +98,8 @@ def ask(
     with held(out):
         source = resolve(respondent.path)
         cache = FrameCache(out.parent / "cache" / "frames")
+        sweep(out)
+        sweep(cache.root)
         with reporter.counted("Reading clips", len(listing.rows)) as advance:
             inspections = inspect_clips(
                 listing,

@@ -27,7 +27,7 @@ from rich.text import Text
 from rbft.errors import UserError
 from rbft.evaluation.metrics import UNREADABLE, Answers, accuracy, confusion, encode, f1_per_label, macro_f1
 from rbft.evaluation.verdict import compare_answers, f1_by_label, p_words
-from rbft.files import write_text
+from rbft.files import why_unread, write_text
 from rbft.records import Prediction
 
 COLUMNS = ("clip_id", "label", "predicted")
@@ -128,7 +128,7 @@ def _read(path: Path, faults: list[str]) -> dict[str, tuple[str, str]] | None:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        faults.append(f"{path}: cannot be read: {error.strerror}")
+        faults.append(f"{path}: {why_unread(path, error)}")
         return None
     except UnicodeDecodeError as error:
         faults.append(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8")

@@ -16,6 +16,7 @@ from rbft.models.score import score_answers
 from rbft.models.vlm import VLM, Encoded, FrameSource, by_size
 from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.records import Clip, FramePlan, Prediction
+from rbft.stopping import check
 from rbft.thinking import parse_thought
 
 
@@ -45,6 +46,7 @@ def predict_clips(
         query = LabelQuery(vlm, prompts, settings, describing)
         with JsonlAppender(path) as file:
             for start in range(0, len(waiting), settings.batch_size):
+                check()
                 batch = waiting[start : start + settings.batch_size]
                 told = None if descriptions is None else [descriptions[c.clip_id] for c in batch]
                 encoded = [

@@ -19,6 +19,7 @@ from rbft.prompts import Prompts
 from rbft.records import Answered, Question, fingerprint
 from rbft.results import Estimate, QuestionScore, QuestionSummary
 from rbft.rewards import accuracy, mean_relative_accuracy
+from rbft.stopping import check
 from rbft.thinking import read_answer
 
 
@@ -61,6 +62,7 @@ def answer_questions(
         _refuse_control_tokens(vlm, waiting, prompts)
         with JsonlAppender(path) as file:
             for start in range(0, len(waiting), batch_size):
+                check()
                 batch = waiting[start : start + batch_size]
                 encoded = [vlm.encode_clip(frames, q.clip_id, question_prompt(prompts, q)) for q in batch]
                 written = generate(vlm, encoded, max_new_tokens=max_new_tokens)

@@ -255,6 +255,30 @@ def _confidence(runs: Runs, truth: Mapping[str, str]) -> FloatArray | None:
     return np.array(rows, dtype=np.float64)
 
 
+def collapsed(name: str, runs: Runs, *, trained: bool) -> list[str]:
+    """Said of an arm that gives all labelled test clips one label, under every seed or under some; nothing of others.
+
+    Clips that all have the same true label cannot show it.
+    """
+    only: dict[str, list[int]] = {}
+    for seed, run in runs.items():
+        labelled = [p for p in run if p.truth is not None]
+        given = {p.label for p in labelled}
+        if len({p.truth for p in labelled}) > 1 and len(given) == 1 and (label := given.pop()) is not None:
+            only.setdefault(label, []).append(seed)
+    next_step = (
+        "it has learnt no difference between the labels: look at its training loss, lower training.learning_rate, or "
+        "set training.class_weights=balanced"
+        if trained
+        else "the model as it came tells no clips apart; look at the definitions of the labels"
+    )
+    told = []
+    for label, seeds in only.items():
+        where = "" if len(seeds) == len(runs) else f" under seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        told.append(f"{name} gives all test clips the label {label!r}{where}; {next_step}.")
+    return told
+
+
 # -- the data and the sentence -------------------------------------------------------------------------------------
 
 

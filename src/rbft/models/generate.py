@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from rbft.models.vlm import VLM, Encoded
+from rbft.stopping import check
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> list[Generated]:
-    """Write an answer for every clip of the batch; greedy at temperature 0, else sampled under `seed`."""
+    """Write an answer for every clip of the batch; greedy at temperature 0, else sampled under `seed`.
+
+    Raises StoppedError between two tokens where the process is asked to end.
+    """
     return _generate(vlm, vlm.inputs(batch), max_new_tokens, temperature, top_p, seed)
 
 
@@ -64,9 +69,18 @@ def _generate(
         pad_token_id=vlm.end_of_turn,
         suppress_tokens=[t for t in vlm.visual_token_ids if t not in stops],
         repetition_penalty=1.0,
+        stopping_criteria=StoppingCriteriaList([_Asked()]),
         **sampling,
     )
     return [_read(vlm, row, set(stops)) for row in output[:, prompt_length:].tolist()]
+
+
+class _Asked(StoppingCriteria):
+    """Between two tokens: a process that was asked to end gives up the batch."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        check()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def end_tokens(vlm: VLM) -> list[int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rbft.errors import CheckpointError
 from rbft.files import sha256_of
@@ -14,7 +16,10 @@ from rbft.records import fingerprint
 
 EMBEDDED = "embedded"
 _ROOMS = {"model": "checkpoint", "encoder": "encoder_checkpoint"}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_MAX_CONFIG_BYTES = 10_000_000
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,16 @@ class Source:
             return fingerprint("hub", self.name, self.revision)
         files = [*self.folder.glob("*.safetensors"), *self.folder.glob("*.json"), *self.folder.glob("*.jinja")]
         return fingerprint("files", sorted((f.name, sha256_of(f)) for f in files if f.name not in _OURS))
+
+    def unpinned(self, asked: str | None) -> str | None:
+        """What to know where `asked`, the revision of the settings, may be another commit of the hub tomorrow."""
+        if self.revision is None or (asked is not None and _COMMIT.fullmatch(asked)):
+            return None
+        now = "as its newest commit" if asked is None else f"as what {asked!r} names now"
+        return (
+            f"{self.name} is taken from the hub at {self.revision}, {now}; the same command would begin anew with "
+            f"another commit: `revision: {self.revision}` keeps this one"
+        )
 
 
 _OURS = ("rbft.json", "manifest.json")
@@ -49,6 +64,11 @@ def resolve(
     Raises CheckpointError.
     """
     name = str(name_or_folder)
+    if _ADDRESS.match(name):
+        raise CheckpointError(
+            f"{name!r} is an address; rbft takes a folder, a Hugging Face name (owner/name), or `{EMBEDDED}`: download "
+            "the model and give its folder"
+        )
     if name == EMBEDDED:
         folder = Path(str(resources.files("rbft"))) / "tiny" / _ROOMS[embedded]
         return Source(name=name, folder=folder, revision=None)
@@ -70,19 +90,53 @@ def _check_folder(folder: Path, allow_remote_code: bool) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(f"{folder}: no config.json; this is not a model folder in the Hugging Face layout")
-    try:
-        document = json.loads(config.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{config}: not readable as JSON: {error}") from None
-    if not allow_remote_code and isinstance(document, dict) and "auto_map" in document:
+    if (folder / "adapter_config.json").exists():
         raise CheckpointError(
-            f"{config}: asks to run Python code that comes with the model (`auto_map`); "
-            "read that code, then set `allow_remote_code: true` if you trust it"
+            f"{folder}: holds an adapter (adapter_config.json), which names another model to fetch; merge it into that "
+            "model (peft: merge_and_unload) and give the merged folder"
         )
+    for file in sorted(folder.glob("*config.json")):
+        _check_configuration(file, allow_remote_code)
     if not any(folder.glob("*.safetensors")):
-        pickles = [f.name for pattern in _PICKLES for f in folder.glob(pattern)]
+        pickles = [f.name for pattern in PICKLES for f in folder.glob(pattern)]
         found = f"; it holds {', '.join(pickles)}, which can run code when loaded and is refused" if pickles else ""
         raise CheckpointError(f"{folder}: no *.safetensors weights{found}")
+
+
+def _check_configuration(file: Path, allow_remote_code: bool) -> None:
+    """Refuse a configuration that is none, or that asks for code: `auto_map`, its own trust in it, fetched kernels."""
+    try:
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{file}: longer than {_MAX_CONFIG_BYTES:,} bytes; this is no configuration")
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{file}: not readable as JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{file}: a configuration is a JSON object, this is {document!r:.60}")
+    if not allow_remote_code and (found := next(_code_in(document), None)):
+        raise CheckpointError(
+            f"{file}: asks to run Python code that comes with the model (`{found}`); "
+            "read that code, then set `allow_remote_code: true` if you trust it"
+        )
+
+
+def _code_in(document: dict[str, Any]) -> Iterator[str]:
+    """The keys of a configuration, at any depth, that have code loaded which is no part of transformers.
+
+    Attention by name is transformers' own; by a name with a slash it is fetched from the hub (CVE-2026-4372).
+    """
+    places: list[Any] = [document]
+    while places:
+        place = places.pop()
+        if isinstance(place, list):
+            places += place
+        if not isinstance(place, dict):
+            continue
+        for name, value in place.items():
+            fetched = "_implementation" in name and isinstance(value, str) and "/" in value
+            if name in ("auto_map", "custom_pipelines") or (name == "trust_remote_code" and value) or fetched:
+                yield name
+            places.append(value)
 
 
 def _from_hub(name: str, revision: str | None, allow_remote_code: bool) -> Source:
@@ -90,7 +144,7 @@ def _from_hub(name: str, revision: str | None, allow_remote_code: bool) -> Sourc
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, ignore_patterns=list(_PICKLES)))
+        folder = Path(snapshot_download(name, revision=revision, ignore_patterns=list(PICKLES)))
     except HFValidationError:
         raise CheckpointError(
             f"{name!r} is neither a folder here nor a Hugging Face name (owner/name), nor `{EMBEDDED}`"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as hf_logging
@@ -22,6 +22,7 @@ from transformers.video_utils import VideoMetadata
 
 from rbft.clips.frames import Frames
 from rbft.errors import CheckpointError, UserError
+from rbft.machine import container_limits, machine_memory
 from rbft.models.family import Family, family_of
 from rbft.models.memory import GIB, Device
 from rbft.models.patches import patches_as_rows
@@ -391,7 +392,7 @@ class TokenCounter:
                 source.folder, trust_remote_code=allow_remote_code, local_files_only=True
             )
             self.prompt("")
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, CheckpointError) as error:
             raise CheckpointError(f"{source.name}: its processor cannot be loaded: {_first_line(error)}") from error
 
     def prompt(self, prompt: str) -> int:
@@ -407,7 +408,13 @@ class TokenCounter:
 def _with_template(processor: Any, prompt: str, *, clip: bool = True) -> str:
     shown = [{"type": "video"}] if clip else []
     turn = {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}
-    return str(processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
+    try:
+        return str(processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
+    except (TemplateError, TypeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"the model's chat template cannot be rendered: {_first_line(error)}; "
+            "take the model's files anew from where they come from"
+        ) from error
 
 
 def default_device() -> torch.device:
@@ -428,14 +435,7 @@ def this_device(memory_gib: float | None) -> Device:
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         return Device(device_name(), "cuda", total, given)
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Device(device_name(), "cpu", min([pages, *_container_limits()]), given)
-
-
-def _container_limits(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Bytes of memory that a container may use; empty where nothing limits it."""
-    files = (root / "memory.max", root / "memory" / "memory.limit_in_bytes")
-    return [int(text) for file in files if file.is_file() and (text := file.read_text().strip()).isdecimal()]
+    return Device(device_name(), "cpu", min([machine_memory(), *container_limits()]), given)
 
 
 def _config(source: Source, allow_remote_code: bool) -> Any:

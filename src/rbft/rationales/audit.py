@@ -1,14 +1,16 @@
-"""What the audit found over all rationales of a run: counts for the report, and a warning when all texts are alike."""
+"""What the audit found over all rationales of a run: counts for the report, and warnings about all texts together."""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from rbft.answers import AuditThresholds, num_words, words_of
+from rbft.rationales.form import is_json, language_of
+from rbft.rationales.leakage import leakage_of
 from rbft.records import Rationale
 from rbft.results import RationaleReport
 
@@ -28,6 +30,43 @@ def summarise(rationales: Iterable[Rationale]) -> RationaleReport:
         flagged=dict(sorted(flagged.items())),
         median_words=float(statistics.median(num_words(r.text) for r in texts)) if texts else 0.0,
     )
+
+
+def examined(
+    rationales: Sequence[Rationale],
+    truths: Mapping[str, str],
+    labels: Sequence[str],
+    prompt: str,
+    thresholds: AuditThresholds,
+) -> RationaleReport:
+    """`summarise`, and what holds of all texts together: refusals by label, other forms and languages, leakage.
+
+    `truths` are the labels by clip id, `prompt` is what was asked. Flags that need no clip are counted here:
+    `not_prose`, and `other_language` where the text's and the prompt's are both known and differ.
+    """
+    asked = language_of(prompt, thresholds.common_words)
+    spoken = [language_of(r.text, thresholds.common_words) for r in rationales]
+    forms = {
+        "not_prose": sum(is_json(r.text) for r in rationales),
+        "other_language": sum(None not in (asked, language) and language != asked for language in spoken),
+    }
+    counted = summarise(rationales)
+    return counted.model_copy(
+        update={
+            "flagged": dict(sorted((counted.flagged | {name: n for name, n in forms.items() if n}).items())),
+            "refusals": _refusals(rationales, truths, labels),
+            "leakage": leakage_of(rationales, truths, labels, thresholds),
+        }
+    )
+
+
+def _refusals(
+    rationales: Sequence[Rationale], truths: Mapping[str, str], labels: Sequence[str]
+) -> dict[str, tuple[int, int]]:
+    """Texts and refusals among them by label, in the labels' order; empty where there is no refusal."""
+    written = Counter(truths[r.clip_id] for r in rationales if r.clip_id in truths)
+    refused = Counter(truths[r.clip_id] for r in rationales if r.clip_id in truths and "refusal" in r.verdict.reasons)
+    return {label: (written[label], refused[label]) for label in labels if written[label]} if refused else {}
 
 
 def collapse_note(rationales: Iterable[Rationale], thresholds: AuditThresholds) -> str | None:

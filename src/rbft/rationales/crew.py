@@ -16,6 +16,7 @@ from rbft.experiment import Experiment
 from rbft.models.sources import Source, resolve
 from rbft.models.vlm import VLM, FrameSource, grid_of
 from rbft.prompts import Prompts
+from rbft.rationales.budget import Budget
 from rbft.rationales.curate import Chain
 from rbft.rationales.endpoint import EndpointEngine
 from rbft.rationales.engines import Engine, FileEngine, LocalEngine
@@ -50,7 +51,8 @@ class Crew:
         self, prompts: Prompts, prompts_name: str, frames: FrameSource, thresholds: AuditThresholds, load: Load
     ) -> Chain:
         """The chain; `load` gives a local model when it is needed."""
-        made = {step: self._engine(step, frames, load) for step in self.settings.steps}
+        budget = Budget(self.settings.max_requests, self.settings.max_tokens)
+        made = {step: self._engine(step, frames, load, budget) for step in self.settings.steps}
         return Chain(
             prompts=load_chain(self.settings.chain_for(prompts_name)),
             asking=prompts,
@@ -59,14 +61,15 @@ class Crew:
             revise=made.get("revise"),
             thresholds=thresholds,
             open_accuracy=self.settings.open_accuracy,
+            budget=budget,
         )
 
-    def _engine(self, step: CurationStep, frames: FrameSource, load: Load) -> Engine:
+    def _engine(self, step: CurationStep, frames: FrameSource, load: Load, budget: Budget) -> Engine:
         settings = _named(self.settings, step)
         if settings.answers is not None:
             return FileEngine(Path(settings.answers))
         if settings.endpoint is not None:
-            return EndpointEngine(settings, self.keys[step], frames)
+            return EndpointEngine(settings, self.keys[step], frames, budget)
         source = self.sources[step]
         return LocalEngine(source.name, source.fingerprint(), lambda: load(source), frames, settings)
 

@@ -19,13 +19,16 @@ from rbft.files import JsonlAppender, read_jsonl
 from rbft.models.vlm import FrameSource
 from rbft.progress import Reporter
 from rbft.prompts import Prompts
-from rbft.rationales.engines import Ask, Engine, Unanswered
+from rbft.rationales.budget import Budget
+from rbft.rationales.endpoint import EndpointEngine
+from rbft.rationales.engines import Ask, Engine, Reply, Unanswered
 from rbft.rationales.represent import Representation, Unusable, plain, read_representation, representation_schema
 from rbft.records import Curated, CurationStep, DropReason, Question, StepAnswer, Verdict, fingerprint
 from rbft.rewards import accuracy
 from rbft.thinking import parse_thought, read_answer
 
 Said = StepAnswer | Unanswered
+_FILES = ("represent", "repair", "reason", "revise")
 _CLOSED = ("label", "multiple choice", "numerical")
 _THINK = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
@@ -52,6 +55,8 @@ class Chain:
     revise: Engine | None
     thresholds: AuditThresholds
     open_accuracy: float
+    budget: Budget = field(default_factory=Budget)
+    """What may be asked of the endpoints among the engines."""
 
 
 @dataclass
@@ -111,6 +116,20 @@ class _Run:
         self._chain, self._folder, self._frames, self._reporter = chain, folder, frames, reporter
         self.used: dict[CurationStep, list[StepAnswer]] = {"represent": [], "reason": [], "revise": []}
         self.asked = 0
+        self._served: dict[str, str] = {}
+        self._begin_budget()
+
+    def _begin_budget(self) -> None:
+        """What endpoints answered in this folder before is part of the budget."""
+        engines = (self._chain.represent, self._chain.reason, self._chain.revise)
+        names = {engine.name for engine in engines if isinstance(engine, EndpointEngine)}
+        before = [answer for name in _FILES for answer in self._on_disk(name) if answer.engine in names]
+        tokens = sum((answer.prompt_tokens or 0) + (answer.num_tokens or 0) for answer in before)
+        self._chain.budget.begin(sum(answer.attempts for answer in before), tokens)
+
+    def _on_disk(self, name: str) -> list[StepAnswer]:
+        path = self._folder / f"{name}.jsonl"
+        return read_jsonl(path, StepAnswer) if path.exists() else []
 
     # -- represent -------------------------------------------------------------------------------------------------
 
@@ -285,8 +304,9 @@ class _Run:
         """By key what was said to each: read where it is on disk, else asked and appended as it comes."""
         path = self._folder / f"{name}.jsonl"
         wanted = {ask.key: ask for ask in asks}
-        found = read_jsonl(path, StepAnswer) if path.exists() else []
-        said: dict[str, Said] = {answer.key: answer for answer in found if answer.key in wanted}
+        said: dict[str, Said] = {answer.key: answer for answer in self._on_disk(name) if answer.key in wanted}
+        for answer in said.values():
+            self._same_model(engine, answer)
         missing = [ask for key, ask in wanted.items() if key not in said]
         unit = "clips" if step == "represent" else "questions"
         if missing:
@@ -296,9 +316,11 @@ class _Run:
                     if isinstance(reply, Unanswered):
                         said[ask.key] = reply
                     else:
+                        self._same_model(engine, reply)
                         answer = StepAnswer(
                             key=ask.key, item=ask.item, engine=engine.name, text=reply.text, finished=reply.finished,
                             prompt_tokens=reply.prompt_tokens, num_tokens=reply.num_tokens, attempts=reply.attempts,
+                            served_by=reply.served_by,
                         )  # fmt: skip
                         file.append([answer])
                         self.asked += 1
@@ -312,6 +334,18 @@ class _Run:
             )
         self.used[step] += [answer for answer in said.values() if isinstance(answer, StepAnswer)]
         return said
+
+    def _same_model(self, engine: Engine, answer: Said | Reply) -> None:
+        """Raise EngineError where a server answers with another model than before: two would be mixed."""
+        if isinstance(answer, Unanswered) or answer.served_by is None:
+            return
+        before = self._served.setdefault(engine.fingerprint, answer.served_by)
+        if answer.served_by != before:
+            raise EngineError(
+                f"{engine.name}: the server answered as {before!r}, and now as {answer.served_by!r}; texts of two "
+                "models would be mixed. What was answered is kept: put the first model back and the same command "
+                "continues, or name the new one in `revision`, and everything is asked anew"
+            )
 
 
 def _not_a_thought(lot: _Lot, said: StepAnswer, what: str) -> None:

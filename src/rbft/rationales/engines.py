@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from rbft.clips.grouped import first_of
 from rbft.curation import Engine as EngineSettings
 from rbft.errors import ExperimentError, UserError
+from rbft.files import why_unread
 from rbft.models.generate import Generated, generate, generate_text
 from rbft.models.vlm import VLM, FrameSource
 from rbft.records import Record, fingerprint
+from rbft.stopping import check
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Reply:
     prompt_tokens: int | None = None
     num_tokens: int | None = None
     attempts: int = 1
+    served_by: str | None = None
+    """The model that a server says it answered with."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class LocalEngine:
         for with_clip in (False, True):
             ordered = sorted((ask for ask in asks if (ask.clip_id is not None) == with_clip), key=self._size)
             for start in range(0, len(ordered), self._settings.batch_size):
+                check()
                 batch = ordered[start : start + self._settings.batch_size]
                 yield from (self._with_clips if with_clip else self._without)(batch, self._how(batch[0].key))
 
@@ -160,7 +165,7 @@ def read_answers(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
-        raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ExperimentError(f"{path}: {why_unread(path, error)}") from None
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     for number, line in enumerate(lines, 1):

@@ -47,6 +47,8 @@ REASON_MEANINGS = {
     "names_label": "gives a label away",
     "off_template": "does not follow the form that was asked for",
     "contradicts_label": "argues for another label than the clip's",
+    "not_prose": "is JSON, and prose was asked for",
+    "other_language": "is in another language than the prompt",
     "low_agreement": "among those that several samples agreed on least",
     "changed_by_hint": "says something else once the label is told",
     "no_reply": "the engine gave no answer; the next run asks again",

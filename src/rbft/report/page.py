@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 
 from rbft.errors import StoreError
 from rbft.files import write_record, write_text
+from rbft.progress import printable
 from rbft.records import Record
 from rbft.report import tables, views
 from rbft.report.glossary import REASON_MEANINGS, glossary
@@ -40,6 +42,7 @@ __all__ = [
 
 MAX_DROPPED_EXAMPLES = 12
 MAX_LEFT_OUT_ROWS = 60
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def write_report(folder: Path, report: Report, material: ReportMaterial) -> Path:
@@ -68,8 +71,8 @@ def render_page(report: Report, material: ReportMaterial) -> str:
 
 
 def rendered(template: str, **context: Any) -> str:
-    """A page from its template; what is no text (half a surrogate pair) becomes `?`."""
-    html = environment().get_template(template).render(context)
+    """A page from its template; control characters are escaped, and what is no text (half a character) becomes `?`."""
+    html = _CONTROLS.sub(lambda found: printable(found[0]), environment().get_template(template).render(context))
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -94,6 +97,7 @@ def environment() -> Environment:
         instant=views.instant,
         cut=views.cut,
         link=_relative_link,
+        plain=printable,
     )
     return made
 

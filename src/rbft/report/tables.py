@@ -161,18 +161,18 @@ def interval_text(value: Value | None) -> str:
 
 
 def report_words(report: Report) -> list[tuple[str, str]]:
-    """What to use, how sure, what more clips would buy: a title and a text each."""
+    """What to use, how sure, what more clips would buy, and alarms: a title and a text each."""
     words = [("What to use", report.headline)]
     if report.advice is not None:
         words += [("How sure", report.advice.how_sure), ("More clips", report.advice.more_clips)]
-    return words
+    return words + [("Alarm", alarm) for alarm in report.alarms]
 
 
 # -- terminal ------------------------------------------------------------------------------------------------------
 
 
 def render_words(report: Report, console: Console) -> None:
-    """Print what to use, how sure, and what more clips would buy: a paragraph each."""
+    """Print what to use, how sure, what more clips would buy, and alarms: a paragraph each."""
     for title, text in report_words(report):
         console.print(Text.assemble((f"{title}. ", "bold"), _printable(text)))
 

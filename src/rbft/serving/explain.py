@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -22,7 +21,7 @@ from rbft.clips.manifest import listing_of_files, show
 from rbft.errors import UserError
 from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import ClipLimits, Evaluation, Experiment, Sampling, load_experiment
-from rbft.files import write_record
+from rbft.files import temporary_folder, write_record
 from rbft.models.attention import FloatArray, VisualAttention, scaled, visual_attention
 from rbft.models.sources import EMBEDDED
 from rbft.models.vlm import VLM
@@ -133,8 +132,8 @@ def explain_clips(
         raise UserError(f"--label {label!r} is not a label of this checkpoint; its labels are {', '.join(labels)}")
     listing = listing_of_files(list(files))
     names = _folder_names([row.listed for row in listing.rows])
-    with tempfile.TemporaryDirectory(prefix="rbft-") as folder:
-        cache = FrameCache(Path(folder))
+    with temporary_folder() as folder:
+        cache = FrameCache(folder)
         inspections = inspect_clips(
             listing, sampling=question.sampling, grid=vlm.grid, limits=ClipLimits(), workers=0, cache=cache
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -18,6 +17,7 @@ from rbft.clips.manifest import Row, listing_of_files, show
 from rbft.errors import UserError
 from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import ClipLimits, Evaluation
+from rbft.files import temporary_folder
 from rbft.models.generate import generate
 from rbft.models.shape import shape_of
 from rbft.models.sources import resolve
@@ -82,8 +82,8 @@ class Classifier:
     ) -> list[Answer]:
         """Classify files, in their order."""
         listing = listing_of_files([Path(file) for file in files])
-        with tempfile.TemporaryDirectory(prefix="rbft-") as folder:
-            cache = FrameCache(Path(folder))
+        with temporary_folder() as folder:
+            cache = FrameCache(folder)
             inspections = inspect_clips(
                 listing,
                 sampling=self._card.sampling,

@@ -14,10 +14,11 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from rbft.clips.pool import available_processors
 from rbft.errors import UserError
-from rbft.files import JsonlAppender, read_jsonl, write_record, write_text
+from rbft.files import JsonlAppender, held, read_jsonl, write_record, write_text
+from rbft.machine import available_processors
 from rbft.records import Record, fingerprint
+from rbft.stopping import check
 from rbft.tiny.language import words_of
 from rbft.tiny.shift import SEVERITIES
 from rbft.tiny.world import SceneSpec
@@ -110,8 +111,15 @@ def write_night_yard(
     """
     _refuse(num_train, num_test, num_unlabelled, seed, manifest)
     _refuse_strangers(folder, manifest)
-    note = _opened(folder, dials, seed)
     clips = plan_yard(num_train, num_test, num_unlabelled, seed, dials)
+    with held(folder):
+        return _written(folder, dials, clips, seed=seed, manifest=manifest, workers=workers)
+
+
+def _written(
+    folder: Path, dials: YardDials, clips: list[YardClip], *, seed: int, manifest: str, workers: int | None
+) -> Path:
+    note = _opened(folder, dials, seed)
     known = {row.path: row for row in read_jsonl(folder / _ROWS, YardRow)} if (folder / _ROWS).is_file() else {}
     missing = [clip for clip in clips if clip.path not in known or not (folder / clip.path).is_file()]
     if missing:
@@ -121,6 +129,7 @@ def write_night_yard(
             for row in rendered:
                 rows.append([row])
                 known[row.path] = row
+                check()
     path = folder / manifest
     text = _csv([known[clip.path] for clip in clips])
     if not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -83,8 +83,9 @@ def _asked(idle: "queue.SimpleQueue[subprocess.Popen[str]]", task: _Task) -> Yar
 
 
 def main() -> None:
-    """Serves on standard input and output. An interrupt from the keyboard is for the process that asked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Serves on standard input and output. A signal to end is for the process that asked."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     for line in sys.stdin:
         task = _Task.model_validate_json(line)
         row = write_row(Path(task.folder), task.clip, task.dials)

@@ -14,7 +14,9 @@ from rbft.asking import question_prompt
 from rbft.files import JsonlAppender, read_jsonl, write_jsonl
 from rbft.models.generate import generate
 from rbft.models.vlm import VLM, FrameSource
+from rbft.progress import Reporter, Say
 from rbft.records import Question, RolloutRecord
+from rbft.thinking import read_answer
 from rbft.training.rollouts import Grader, Written
 
 HELD_OUT = "held_out.jsonl"
@@ -33,15 +35,20 @@ def drawn(questions: Sequence[Question], number: int) -> list[Question]:
 
 
 class HeldOut:
-    """Asks the questions after certain steps and writes the answers to `path`, one record each."""
+    """Asks the questions after certain steps and writes the answers to `path`, one record each.
+
+    Says (None: on standard error) where two points, one behind the other, have one and the same answer to everything.
+    """
 
     def __init__(
-        self, vlm: VLM, questions: Sequence[Question], frames: FrameSource, grader: Grader, path: Path, *, steps: int
-    ) -> None:
+        self, vlm: VLM, questions: Sequence[Question], frames: FrameSource, grader: Grader, path: Path, *, steps: int,
+        say: Say | None = None,
+    ) -> None:  # fmt: skip
         settings = grader.settings
         self._vlm, self._frames, self._grader, self._path = vlm, frames, grader, path
         self._questions = drawn(questions, settings.held_out)
         self._steps = steps
+        self._say = say or Reporter().say
         self._every = settings.held_out_every or math.ceil(steps / POINTS)
 
     def forget_from(self, step: int) -> None:
@@ -65,5 +72,24 @@ class HeldOut:
             made = generate(self._vlm, clips, max_new_tokens=most)
             answers = [Written(one.text, one.finished, one.num_tokens) for one in made]
             records += [self._grader.alone(q, answer, step) for q, answer in zip(asked, answers, strict=True)]
+        self._alarm(step, records)
         with JsonlAppender(self._path) as file:
             file.append(records)
+
+    def _alarm(self, step: int, records: Sequence[RolloutRecord]) -> None:
+        """Say it where these answers and those of the point before are all the same one, and should not be."""
+        before = read_jsonl(self._path, RolloutRecord) if self._path.exists() else []
+        last = [record for record in before if record.step == before[-1].step]
+        answer = one_answer(records, self._questions)
+        if answer is not None and answer == one_answer(last, self._questions):
+            self._say(
+                f"alarm: held-out answers after steps {last[0].step} and {step} are all {answer!r}: the stage tells "
+                "no clips apart. Lower reinforce.learning_rate, or raise reinforce.beta or reinforce.temperature"
+            )
+
+
+def one_answer(records: Sequence[RolloutRecord], questions: Sequence[Question]) -> str | None:
+    """The answer to all questions with options, where it is one and they have several; else None."""
+    right = {question.question_id: question.answer for question in questions if question.options}
+    said = {read_answer(record.text) for record in records if record.question_id in right}
+    return said.pop() if len(said) == 1 and len(set(right.values())) > 1 else None

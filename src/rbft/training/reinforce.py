@@ -27,19 +27,16 @@ from rbft.files import JsonlAppender, read_jsonl, write_jsonl
 from rbft.models.rollout import Sampled, draws_of, sample_groups
 from rbft.models.score import GroupLogProbs, score_group
 from rbft.models.vlm import VLM, Encoded, FrameSource
+from rbft.progress import Reporter, Say
 from rbft.recipe import Recipe
 from rbft.records import Question, ReinforcePoint, RolloutRecord
 from rbft.rewards import ungradable
+from rbft.training.ending import EndsWhenAsked, RoomForSaves, check_finished
 from rbft.training.held_out import HELD_OUT, HeldOut
 from rbft.training.rollouts import Grader, Written, step_measures
-from rbft.training.supervised import (
-    SealSaves,
-    StageTrainer,
-    newest_whole,
-    quiet,
-    trainer_arguments,
-    with_adapters,
-)
+from rbft.training.saves import SealSaves, newest_whole
+from rbft.training.skips import Skips
+from rbft.training.supervised import StageTrainer, loss_of, quiet, trainer_arguments, with_adapters
 
 ROLLOUTS, POINTS = "rollouts.jsonl", "reinforce.jsonl"
 NOBODY = -1
@@ -102,13 +99,16 @@ def reinforce(
     work: Path,
     logs: Path,
     held_out: Sequence[Question] = (),
+    say: Say | None = None,
 ) -> list[ReinforcePoint]:
     """Train `vlm` in place for `steps` optimizer steps; continue from the newest whole checkpoint in `work`.
 
     Writes TensorBoard files, `rollouts.jsonl` (every sampled answer), `held_out.jsonl` (the answers to `held_out`,
-    which is never learnt from) and `reinforce.jsonl` (every step) to `logs`. Raises RbftError where a question's own
-    answer earns nothing, where too few rewards can be computed, or where the loss or a weight is not a number.
+    which is never learnt from) and `reinforce.jsonl` (every step) to `logs`; says which saves are passed over and which
+    steps are skipped (None: on standard error). Raises RbftError where a question's own answer earns nothing, where too
+    few rewards can be computed, or where too many steps have no number for a loss, or a weight is none.
     """
+    say = say or Reporter().say
     if faults := ungradable([*questions, *held_out]):
         raise RbftError("\n".join(faults))
     settings = grader.settings
@@ -116,11 +116,11 @@ def reinforce(
     if settings.beta > 0 and recipe.lora is None:
         reference = _frozen(vlm)
     if recipe.lora is not None:
-        vlm.model = with_adapters(vlm, recipe.lora.model_copy(update={"dropout": 0.0}))
-    resumed = newest_whole(work)
-    done = 0 if resumed is None else int(resumed.rpartition("-")[2])
+        vlm.model = with_adapters(vlm, recipe.lora.model_copy(update={"dropout": 0.0}), seed)
+    resumed = newest_whole(work, say)
+    done = 0 if resumed is None else int(resumed.name.rpartition("-")[2])
     _forget_after(logs / ROLLOUTS, done)
-    curve = HeldOut(vlm, held_out, frames, grader, logs / HELD_OUT, steps=steps)
+    curve = HeldOut(vlm, held_out, frames, grader, logs / HELD_OUT, steps=steps, say=say)
     curve.forget_from(done)
     every = math.ceil(recipe.save_every_steps / settings.updates) * settings.updates
     whole_steps = recipe.model_copy(update={"micro_batch_size": recipe.batch_size, "save_every_steps": every})
@@ -138,10 +138,14 @@ def reinforce(
         args=trainer_arguments(vlm, whole_steps, steps=steps, seed=seed, work=work),
         train_dataset=_Numbers(len(questions)),
         data_collator=lambda numbers: {"numbers": torch.tensor([n for n in numbers if n != NOBODY])},
-        callbacks=[SealSaves(), TensorBoardCallback(writer)],
-    )
+        skips=Skips(say, steps=steps, updates=settings.updates, setting="reinforce.learning_rate"),
+        callbacks=[
+            RoomForSaves(), SealSaves(resumed), EndsWhenAsked(settings.updates), TensorBoardCallback(writer)
+        ],
+    )  # fmt: skip
     quiet(trainer)
-    trainer.train(resume_from_checkpoint=resumed)
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    check_finished(trainer.state)
     trainer.check_weights()
     trainer.measure_held_out()
     writer.close()
@@ -222,7 +226,10 @@ class ReinforceTrainer(StageTrainer):
         measured = step_measures([group.records for group in self._groups], settings.rewards.terms)
         model.train()
         tally = _Tally()
-        losses = [self._learn(place, tally) for place in range(len(self._groups))]
+        losses = [
+            self._skips.seen(self._learn(place, tally), [group.records[0].clip_id])
+            for place, group in enumerate(self._groups)
+        ]
         self._measured = measured | tally.means(clips=settings.updates > 1)
         return torch.stack(losses).sum()
 
@@ -288,10 +295,7 @@ class ReinforceTrainer(StageTrainer):
         loss = grpo_loss(logps, ref_logps, advantages, policy.mask, settings.beta, old_logps, settings.ratios)
         loss = loss * len(learnt) / len(group.answers) / len(self._groups)
         if not torch.isfinite(loss):
-            raise RbftError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was saved after it. "
-                "Lower reinforce.learning_rate, or look at the clips of this stage"
-            )
+            return loss.detach()
         tally.add(policy, ref_logps)
         if old_logps is not None:
             ratio = (logps.detach() - old_logps).exp()
@@ -410,9 +414,8 @@ def _forget_after(path: Path, step: int) -> None:
 def _points(history: Sequence[dict[str, Any]], terms: Sequence[str]) -> list[ReinforcePoint]:
     return [
         ReinforcePoint(
-            step=entry["step"],
-            loss=entry["loss"],
             learning_rate=entry["learning_rate"],
+            **loss_of(entry),
             rewards={term: entry.get(f"rewards/{term}") for term in terms},
             **{name: entry.get(name) for name in _MEASURED},
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rbft.asking import question_prompt
 from rbft.describing import load_openings
@@ -15,10 +18,13 @@ from rbft.experiment import Sampling, Stage
 from rbft.files import write_record
 from rbft.models.encoder import ClipTextEncoder, EncoderFiles
 from rbft.models.vlm import VLM, FrameSource
+from rbft.progress import Reporter, Say
 from rbft.prompts import Describing, Prompts, Reasoning
 from rbft.recipe import SAME_RESULT, Recipe, Reinforce
 from rbft.records import Checkpoint, Clip, Example, Question, fingerprint
-from rbft.store import CARD, Card, RunStore, check_lineage, is_sealed, publish, read_card
+from rbft.stopping import finishing
+from rbft.store import CARD, Card, RunStore, check_lineage, publish, read_card, seal_fault
+from rbft.training.ending import disk_faults
 from rbft.training.examples import refuse_test_clips
 from rbft.training.reinforce import reinforce
 from rbft.training.rollouts import Grader, label_questions
@@ -74,9 +80,10 @@ class StageJob:
         )  # fmt: skip
 
 
-def finished_stage(job: StageJob, store: RunStore) -> Checkpoint | None:
+def finished_stage(job: StageJob, store: RunStore, say: Say | None = None) -> Checkpoint | None:
     """The child of a stage where a whole one stands already, else None. Every file of it is hashed once.
 
+    Says (None: on standard error) why one that stands there is passed over, so that the stage is trained again.
     Raises CheckpointError where a finished child was added to, or its card is of another version: that is for a person
     to mend, and no reason to train again.
     """
@@ -84,29 +91,35 @@ def finished_stage(job: StageJob, store: RunStore) -> Checkpoint | None:
     try:
         card = read_card(folder)
     except CheckpointError:
-        if is_sealed(folder):
+        fault = seal_fault(folder)
+        if fault is None:
             raise
+        if folder.exists():
+            (say or Reporter().say)(f"{folder}: passed over: {fault}; the stage is trained again")
         return None
     shutil.rmtree(_work(folder), ignore_errors=True)
     return card.checkpoint
 
 
-def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_remote_code: bool = False) -> Checkpoint:
+def train_stage(
+    job: StageJob, store: RunStore, frames: FrameSource, *, allow_remote_code: bool = False, say: Say | None = None
+) -> Checkpoint:
     """Train a stage to its end and publish its child; an interrupted one continues.
 
-    Raises LineageError where a test clip is among the examples or the parent on disk is not the one meant.
+    A device that runs out of memory is asked again with half the micro-batch: the step stays as large. Says (None: on
+    standard error) that, which saves are passed over and which steps are skipped. Raises LineageError where a test clip
+    is among the examples or the parent on disk is not the one meant; StoreError where the disk has no room or refuses;
+    StoppedError, with a save, where the process is asked to end.
     """
+    say = say or Reporter().say
     folder = store.checkpoint(job.key)
     work = _work(folder)
     refuse_test_clips(job.learnt, job.clips)
     if job.parent.stage != "base":
         check_lineage(read_card(store.checkpoint(job.parent.fingerprint)).checkpoint, job.parent)
-    vlm = VLM.load(job.parent.path, for_training=True, allow_remote_code=allow_remote_code)
-    _train(job, vlm, frames, work, store.logs(job.key))
     checkpoint = _child(job, str(folder))
     finished = folder.with_name(f".{job.key}.finished")
     shutil.rmtree(finished, ignore_errors=True)
-    vlm.save(finished)
     card = Card(
         checkpoint=checkpoint,
         prompts=job.prompts,
@@ -115,22 +128,54 @@ def train_stage(job: StageJob, store: RunStore, frames: FrameSource, *, allow_re
         describing=job.describing,
         questions=job.prompts.templates.asking,
     )
-    write_record(finished / CARD, card)
-    publish(finished, folder)
+    with disk_faults(work, finished):
+        with finishing():
+            vlm = _trained(job, frames, work, store.logs(job.key), allow_remote_code, say)
+        vlm.save(finished)
+        write_record(finished / CARD, card)
+        publish(finished, folder)
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
 
 
-def _train(job: StageJob, vlm: VLM, frames: FrameSource, work: Path, logs: Path) -> None:
+def _trained(job: StageJob, frames: FrameSource, work: Path, logs: Path, allow_remote_code: bool, say: Say) -> VLM:
+    """The parent after the stage, in as large a micro-batch as the device's memory turns out to hold."""
+    while True:
+        vlm = VLM.load(job.parent.path, for_training=True, allow_remote_code=allow_remote_code)
+        try:
+            _train(job, vlm, frames, work, logs, say)
+            return vlm
+        except torch.OutOfMemoryError:  # of a device; where a processor runs out, the system ends the process
+            smaller = _half(job.recipe)
+            if smaller is None or job.reinforce is not None:
+                raise
+        say(
+            f"out of memory with {job.recipe.micro_batch_size} clips a forward pass; goes on from the newest save with "
+            f"{smaller.micro_batch_size}, a step stays {smaller.batch_size} clips"
+        )
+        job = replace(job, recipe=smaller)
+        del vlm
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _half(recipe: Recipe) -> Recipe | None:
+    """The same with at most half the micro-batch, which still divides the batch; None: it is one clip already."""
+    half = recipe.micro_batch_size // 2
+    sizes = [size for size in range(half, 0, -1) if recipe.batch_size % size == 0]
+    return recipe.model_copy(update={"micro_batch_size": sizes[0]}) if sizes else None
+
+
+def _train(job: StageJob, vlm: VLM, frames: FrameSource, work: Path, logs: Path, say: Say) -> None:
     if job.reinforce is None:
-        train(vlm, job.examples, frames, job.recipe, steps=job.steps, seed=job.seed, work=work, logs=logs)
+        train(vlm, job.examples, frames, job.recipe, steps=job.steps, seed=job.seed, work=work, logs=logs, say=say)
         return
     questions = job.questions or label_questions(job.examples, list(job.prompts.labels))
     encoder = None if job.encoder is None else ClipTextEncoder.load(job.encoder, frames)
     grader = Grader.of(job.reinforce, job.prompts, encoder)
     reinforce(
         vlm, questions, frames, job.recipe, grader, steps=job.steps, seed=job.seed, work=work, logs=logs,
-        held_out=job.held_out,
+        held_out=job.held_out, say=say,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from torch.utils.tensorboard import SummaryWriter
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -23,13 +23,18 @@ from rbft.errors import CheckpointError, RbftError
 from rbft.files import write_jsonl
 from rbft.models.packing import can_pack, packed_language
 from rbft.models.vlm import VLM, FrameSource
+from rbft.progress import Reporter, Say
 from rbft.recipe import Lora, Recipe, Training
 from rbft.records import Example, LossPoint
-from rbft.store import is_sealed, seal
+from rbft.store import MANIFEST
 from rbft.training.batches import IGNORED, Collator, ExampleDataset, LikeLengths, example_lengths
+from rbft.training.ending import EndsWhenAsked, RoomForSaves, check_finished
+from rbft.training.saves import TRAINED_FILE, SealSaves, newest_whole
+from rbft.training.skips import SKIPPED, Skips
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-TRAINED_FILE = "trained.safetensors"
+CLIPS = "clip_ids"
+"""Of a batch, for the Trainer alone: which clips a loss is of."""
 READERS = 2
 """Processes that read frames and tokenise while a GPU works."""
 
@@ -52,39 +57,44 @@ def train(
     work: Path,
     logs: Path,
     packed: bool | None = None,
+    say: Say | None = None,
 ) -> list[LossPoint]:
     """Train `vlm` in place for `steps` optimizer steps; continue from the newest whole checkpoint in `work`.
 
     `packed`: the clips of a micro-batch share one row without padding (None: on a GPU, where the model allows it).
-    Writes TensorBoard files and `losses.jsonl` to `logs`. Raises RbftError where the loss or a weight is not a
-    number.
+    Writes TensorBoard files and `losses.jsonl` to `logs`; says which saves are passed over and which steps are skipped
+    (None: on standard error). Raises RbftError where too many steps have no number for a loss, or a weight is none.
     """
+    say = say or Reporter().say
     on_gpu = vlm.device.type == "cuda"
     packed = on_gpu and can_pack(vlm) if packed is None else packed
     base = vlm.model
     if recipe.compile and on_gpu:
         compile_layers(base)
     if recipe.lora is not None:
-        vlm.model = with_adapters(vlm, recipe.lora)
+        vlm.model = with_adapters(vlm, recipe.lora, seed)
     args = trainer_arguments(vlm, recipe, steps=steps, seed=seed, work=work)
     writer = SummaryWriter(str(logs))
+    resumed, collate = newest_whole(work, say), Collator(vlm, frames, packed=packed)
     trainer = AnswerTrainer(
         vlm=vlm,
         recipe=recipe,
         model=vlm.model,
         args=args,
         train_dataset=ExampleDataset(examples),
-        data_collator=Collator(vlm, frames, packed=packed),
+        data_collator=lambda batch: collate(batch) | {CLIPS: [example.clip_id for example in batch]},
         lengths=example_lengths(vlm, examples, frames),
-        callbacks=[SealSaves(), TensorBoardCallback(writer)],
+        skips=Skips(say, steps=steps, updates=1, setting="training.learning_rate"),
+        callbacks=[RoomForSaves(), SealSaves(resumed), EndsWhenAsked(), TensorBoardCallback(writer)],
     )
     quiet(trainer)
     with packed_language(base) if packed else nullcontext():
-        trainer.train(resume_from_checkpoint=newest_whole(work))
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    check_finished(trainer.state)
     trainer.check_weights()
     writer.close()
     points = [
-        LossPoint(step=entry["step"], loss=entry["loss"], learning_rate=entry["learning_rate"])
+        LossPoint(learning_rate=entry["learning_rate"], **loss_of(entry))
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
@@ -95,14 +105,23 @@ def train(
     return points
 
 
+def loss_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an entry of the Trainer's log the step, its loss, and the clips for which it was skipped."""
+    loss = entry["loss"] if math.isfinite(entry["loss"]) else None
+    return {"step": entry["step"], "loss": loss, "skipped": tuple(entry.get(SKIPPED, ()))}
+
+
 class StageTrainer(Trainer):
-    """The Trainer of every stage: parameter groups by module, and saves that hold what is trained, no more."""
+    """The Trainer of every stage: parameter groups by module, steps that are skipped where their loss or gradients are
+    no numbers, and saves that hold what is trained, no more.
+    """
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *, vlm: VLM, recipe: Recipe, **arguments: Any) -> None:
+    def __init__(self, *, vlm: VLM, recipe: Recipe, skips: Skips, **arguments: Any) -> None:
         self._vlm = vlm
         self._recipe = recipe
+        self._skips = skips
         super().__init__(**arguments)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -114,6 +133,27 @@ class StageTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """The norm of the step's gradients; where it or the loss is no number they are taken away.
+
+        An optimizer leaves a parameter without a gradient as it is, and its state too; one with a gradient of zero
+        still moves.
+        """
+        norm = super()._clip_grad_norm(model)
+        if not self._skips.is_sound(norm, self.state.log_history, self.state.global_step + 1):
+            model.zero_grad(set_to_none=True)
+        return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's, with what was skipped."""
+        if "loss" not in logs:
+            super().log(logs, start_time)
+            return
+        has_loss, skipped = self._skips.ended()
+        super().log(logs if has_loss else logs | {"loss": math.nan}, start_time)
+        if skipped:
+            self.state.log_history[-1][SKIPPED] = skipped
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Only what is trained, under the model's own names.
 
@@ -123,6 +163,7 @@ class StageTrainer(Trainer):
         self.check_weights()
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)  # of a save that was passed over
         save_file(_trained(self.model), folder / TRAINED_FILE)
 
     def check_weights(self) -> None:
@@ -163,6 +204,13 @@ class AnswerTrainer(StageTrainer):
             return super()._get_train_sampler(train_dataset)
         return LikeLengths(self._lengths, batch_size=batch, seed=self.args.data_seed)
 
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """As the Trainer's, with a look at the loss of the micro-batch."""
+        clips = inputs.pop(CLIPS)
+        return self._skips.seen(super().training_step(model, inputs, num_items_in_batch), clips)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -171,11 +219,6 @@ class AnswerTrainer(StageTrainer):
         kept = inputs.pop("answer_rows", labels.shape[1])
         outputs = model(**self._vlm.to_model(inputs), logits_to_keep=kept, use_cache=False)
         loss = answer_loss(outputs.logits, labels, weights, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise RbftError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was saved after it. "
-                "Lower learning_rate, or look at the clips of this stage"
-            )
         return (loss, outputs) if return_outputs else loss
 
 
@@ -250,7 +293,6 @@ def trainer_arguments(vlm: VLM, recipe: Recipe, *, steps: int, seed: int, work: 
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=recipe.save_every_steps,
-        save_total_limit=2,
         report_to=[],
         seed=seed,
         data_seed=seed,
@@ -279,8 +321,11 @@ def reading_ahead(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def with_adapters(vlm: VLM, lora: Lora) -> Any:
-    """The model with low-rank adapters on its language layers; all else is frozen."""
+def with_adapters(vlm: VLM, lora: Lora, seed: int) -> Any:
+    """The model with low-rank adapters on its language layers; all else is frozen.
+
+    Their first weights are drawn by the seed, whatever was drawn before in this process.
+    """
     from peft import LoraConfig, get_peft_model
 
     language = "|".join(prefix.rstrip(".").replace(".", r"\.") for prefix in vlm.family.language)
@@ -290,25 +335,10 @@ def with_adapters(vlm: VLM, lora: Lora) -> Any:
         lora_dropout=lora.dropout,
         target_modules=rf"(?:{language})\..*\.(?:{'|'.join(LORA_LAYERS)})",
     )
+    torch.manual_seed(seed)
     with warnings.catch_warnings():  # peft reads a name that transformers has just renamed
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         return get_peft_model(vlm.model, config)
-
-
-class SealSaves(TrainerCallback):
-    """Checksums for every checkpoint that the Trainer writes, so that a damaged one is never resumed from.
-
-    None is written after the last step: the stage's child is, and optimizer states of a large model take minutes.
-    """
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        """No save after the last step."""
-        if state.global_step >= state.max_steps:
-            control.should_save = False
-
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        """Checksums for what was just saved."""
-        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def quiet(trainer: Trainer) -> None:
@@ -324,9 +354,3 @@ class _LossOnTheBar(ProgressCallback):
     def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
-
-
-def newest_whole(work: Path) -> str | None:
-    """The newest save of a stage that is whole, to go on from; None where there is none."""
-    saves = sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
-    return next((str(folder) for folder in saves if is_sealed(folder)), None)

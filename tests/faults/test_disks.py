@@ -1,0 +1,397 @@
+"""Disks that are full, fail or cannot be written: a clean error, nothing half there, and the same command continues."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.commands import command
+from tests.noise import NoiseClips
+
+from rbft.clips.cache import FrameCache
+from rbft.clips.frames import Frames
+from rbft.errors import StoreError
+from rbft.experiment import Recipe, Sampling, Stage
+from rbft.files import JsonlAppender, read_jsonl, require_room, sha256_of, write_text
+from rbft.models.vlm import VLM
+from rbft.prompts import load_prompts
+from rbft.records import Checkpoint, Clip, Example, FramePlan, LossPoint
+from rbft.store import RunStore, is_sealed, verify
+from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
+from rbft.training.stages import StageJob, finished_stage, train_stage
+from rbft.training.supervised import StageTrainer
+
+FULL = os.strerror(errno.ENOSPC)
+ADVICE = "Free some space there, or name another `output`, and give the same command again"
+POINTS = [LossPoint(step=n, loss=1.0, learning_rate=0.5) for n in range(1, 2_000)]
+
+
+class Disk:
+    """A small file system of its own that can be filled up and cleared."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def free(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    def fill(self, leave: int = 0) -> None:
+        """Take what is free but `leave` bytes."""
+        with (self.root / "ballast").open("ab", buffering=0) as file:
+            os.posix_fallocate(file.fileno(), file.tell(), self.free - leave)
+
+    def clear(self) -> None:
+        (self.root / "ballast").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
+    """Of 4 MB, or of what a test asks for."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    size = getattr(request, "param", "4m")
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "rbft", root], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("a file system of its own needs root")
+    yield Disk(root)
+    subprocess.run(["umount", "--lazy", root], check=True)
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"ballast"}
+
+
+# -- what rbft itself writes ---------------------------------------------------------------------------------------
+
+
+def some_frames() -> tuple[FramePlan, Frames]:
+    data = np.random.default_rng(0).integers(0, 256, (4, 280, 560, 3), dtype=np.uint8)
+    plan = FramePlan(times_seconds=(0.0, 0.5, 1.0, 1.5), width=560, height=280, frames_per_second=2.0,
+                     short_clip_policy="repeat-last")  # fmt: skip
+    return plan, Frames(data, np.array([0.0, 0.5, 1.0, 1.5]))
+
+
+def writes(root: Path) -> dict[str, tuple[Callable[[], object], Path, str]]:
+    """How a report, rows and frames are written, where, and the bytes that they need as they are told."""
+    text, (plan, frames) = "x" * 500_000, some_frames()
+    cache = FrameCache(root / "cache")
+    key = cache.write("ab" * 32, plan, frames)
+    shutil.rmtree(cache.root)
+
+    def append() -> None:
+        with JsonlAppender(root / "rows.jsonl") as file:
+            file.append(POINTS)
+
+    return {
+        "a report": (lambda: write_text(root / "report.html", text), root / "report.html", "0.5 MB"),
+        "rows": (append, root / "rows.jsonl", "0.1 MB"),
+        "frames": (lambda: cache.write("ab" * 32, plan, frames), cache.path(key), "1.9 MB"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["a report", "rows", "frames"])
+def test_a_full_disk_is_told_and_holds_nothing_half(kind: str, disk: Disk) -> None:
+    write, path, needed = writes(disk.root)[kind]
+    free = disk.free
+    disk.fill(leave=40_000)
+    before = disk.free
+    with pytest.raises(StoreError) as caught:
+        write()
+    assert disk.free == pytest.approx(before, abs=free // 100)
+    assert str(caught.value) == f"{path}: cannot be written: {FULL} ({needed} needed, 0.0 MB free). {ADVICE}"
+    assert not {name for name in files_below(disk.root) if not name.endswith("rows.jsonl")}
+    disk.clear()
+    assert disk.free == pytest.approx(free, abs=free // 100)
+    write()
+    assert path.stat().st_size > 80_000
+
+
+@pytest.mark.parametrize("disk", ["4m,nr_inodes=12"], indirect=True)
+def test_no_room_for_another_file_is_told_as_the_system_tells_it(disk: Disk) -> None:
+    with pytest.raises(StoreError) as caught:
+        for number in range(20):
+            write_text(disk.root / f"{number}.txt", "x")
+    assert f": cannot be written: {FULL} (" in str(caught.value)
+    assert str(caught.value).endswith(ADVICE)
+    (disk.root / "0.txt").unlink()
+    write_text(disk.root / "again.txt", "x")
+
+
+def test_a_disk_that_cannot_be_written_is_told(disk: Disk) -> None:
+    write, path, _ = writes(disk.root)["a report"]
+    subprocess.run(["mount", "-o", "remount,ro", disk.root], check=True)
+    with pytest.raises(StoreError) as caught:
+        write()
+    said = f"{path}: cannot be written: {os.strerror(errno.EROFS)}. Make it writable, or name another `output`"
+    assert str(caught.value) == said
+
+
+def test_room_is_asked_for_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def usage(path: Path) -> Any:
+        asked.append(path)
+        return shutil._ntuple_diskusage(total=10**12, used=0, free=2_500_000_000)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    folder = tmp_path / "not" / "there"
+    require_room(folder, 2_500_000_000, "two saves")
+    with pytest.raises(StoreError) as caught:
+        require_room(folder, 2_500_000_001, "two saves")
+    assert str(caught.value) == f"{folder}: no room for two saves: 2.5 GB needed, 2.5 GB free. {ADVICE}"
+    assert asked == [tmp_path, tmp_path]
+
+
+# -- devices that fail for a moment --------------------------------------------------------------------------------
+
+
+class Failing:
+    """Fails so many times with an error of the device, then does what it stands for."""
+
+    def __init__(self, original: Callable[..., Any], times: int, code: int) -> None:
+        self.original, self.left, self.code = original, times, code
+
+    def __call__(self, *given: Any, **more: Any) -> Any:
+        if self.left:
+            self.left -= 1
+            raise OSError(self.code, os.strerror(self.code))
+        return self.original(*given, **more)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("times", [1, 3, 4])
+def test_a_failing_device_is_tried_three_times_more(
+    code: int, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways: `fsync` of what is written, `open` of what is read; nothing is there twice, nothing half."""
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    path, rows = tmp_path / "a.txt", tmp_path / "a.jsonl"
+
+    def failing(name: str, action: Callable[[], Any], fault: str | None = None) -> Any:
+        pauses.clear()
+        with monkeypatch.context() as patch:
+            device = Failing(os.fsync if "fsync" in name else Path.open, times, code)
+            patch.setattr(name, lambda *given, **more: device(*given, **more))
+            if times < 4:
+                result = action()
+            else:
+                with pytest.raises((StoreError, OSError)) as caught:
+                    action()
+                assert fault is None or str(caught.value) == fault
+                result = None
+        assert pauses == [0.2, 1.0, 5.0][:times]
+        return result
+
+    told = os.strerror(code)
+    write_text(path, "old")
+    failing("os.fsync", lambda: write_text(path, "new"), f"{path}: cannot be written: {told}")
+    assert path.read_text() == ("new" if times < 4 else "old")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    with JsonlAppender(rows) as file:
+        file.append(POINTS[:1])
+        failing("os.fsync", lambda: file.append(POINTS[1:3]), f"{rows}: cannot be written: {told}")
+        kept = POINTS[:3] if times < 4 else POINTS[:1]
+        assert read_jsonl(rows, LossPoint) == kept
+        file.append(POINTS[3:4])
+    assert read_jsonl(rows, LossPoint) == [*kept, POINTS[3]]
+    text, rows_text = path.read_bytes(), read_jsonl(rows, LossPoint)
+    fault = f"{rows}: cannot be read: {told}"
+    opened = [
+        failing("pathlib.Path.open", lambda: sha256_of(path)),
+        failing("pathlib.Path.open", lambda: read_jsonl(rows, LossPoint), fault),
+    ]
+    assert opened == ([hashlib.sha256(text).hexdigest(), rows_text] if times < 4 else [None, None])
+
+
+def test_another_fault_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", pytest.fail)
+    failing = Failing(os.fsync, 1, errno.ENOSPC)
+    monkeypatch.setattr("os.fsync", failing)
+    with pytest.raises(StoreError):
+        write_text(tmp_path / "a.txt", "x")
+    assert failing.left == 0
+
+
+# -- what libraries write ------------------------------------------------------------------------------------------
+
+
+class Noise(NoiseClips):
+    """Clips of noise by name."""
+
+    def read(self, clip_id: str) -> Frames:
+        return super().read(clip_id.removeprefix("n"))
+
+    def plan(self, clip_id: str) -> FramePlan:
+        return super().plan(clip_id.removeprefix("n"))
+
+
+def stage_of(base: Path) -> StageJob:
+    """Three steps, each saved."""
+    parent = Checkpoint(
+        fingerprint="base", path=str(base), stage="base", base="base", parent=None, data_fingerprint="",
+        sampling_fingerprint="s", prompts_fingerprint="p", config_fingerprint="", seed=0, num_steps=0,
+    )  # fmt: skip
+    names = [f"n{number}" for number in range(6)]
+    clips = {n: Clip(clip_id=n, path=n, sha256=n * 32, duration_seconds=2.0, label="no", split="train") for n in names}
+    return StageJob(
+        stage=Stage(kind="label"),
+        parent=parent,
+        examples=[Example(clip_id=n, prompt="which?", answer="no", source="label") for n in names],
+        recipe=Recipe(batch_size=2, micro_batch_size=2, gradient_checkpointing=False, save_every_steps=1),
+        steps=3,
+        seed=0,
+        prompts=load_prompts("brief", persona="Expert", labels={"no": "nothing", "fall": "a fall"}),
+        sampling=Sampling(),
+        length_normalisation="none",
+        clips=clips,
+        frame_keys=dict.fromkeys(names, "k"),
+    )
+
+
+PLACES: dict[str, tuple[type[Any], str]] = {
+    "weights of a save": (StageTrainer, "_save"),
+    "optimizer of a save": (StageTrainer, "_save_optimizer_and_scheduler"),
+    "the child": (VLM, "save"),
+}
+
+
+@pytest.mark.parametrize("disk", ["24m"], indirect=True)
+def test_a_disk_that_fills_up_in_a_stage_leaves_its_saves_whole(
+    disk: Disk, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full in the second save's weights, then in its optimizer, then in the child: told, cleaned, and gone on."""
+    job, store = stage_of(checkpoints["qwen2_5_vl"]), RunStore(disk.root / "run")
+    frames = Noise(VLM.load(checkpoints["qwen2_5_vl"]).grid)
+    work = store.checkpoint(job.key).with_name(f".{job.key}.work")
+    whole = RunStore(disk.root.parent / "whole")
+    train_stage(job, whole, frames)
+    for number, (place, (holder, name)) in enumerate(PLACES.items()):
+        original, calls = getattr(holder, name), []
+
+        def filling(*given: Any, original: Any = original, calls: list[int] = calls, at: int = number) -> Any:
+            calls.append(1)
+            if at == 2 or len(calls) == 2 - at:
+                disk.fill(leave=20_000)
+            return original(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(holder, name, filling)
+            with pytest.raises(StoreError) as caught:
+                train_stage(job, store, frames)
+        told = str(caught.value)
+        assert told.startswith(f"{store.root}") and f": cannot be written: {FULL} (" in told, place
+        assert told.endswith(ADVICE)
+        saves = sorted(path.name for path in work.glob("checkpoint-*"))
+        assert saves == (["checkpoint-1"] if number < 2 else ["checkpoint-1", "checkpoint-2"]), place
+        assert all(is_sealed(work / save) for save in saves)
+        assert [path.name for path in work.parent.iterdir()] == [work.name], "no half child"
+        disk.clear()
+    train_stage(job, store, frames)
+    assert finished_stage(job, store) is not None
+    made, expected = (s.checkpoint(job.key) / "model.safetensors" for s in (store, whole))
+    verify(made.parent)
+    assert made.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("disk", ["24m"], indirect=True)
+def test_a_stage_without_room_for_its_saves_does_not_begin(disk: Disk, checkpoints: dict[str, Path]) -> None:
+    """Weights w are trained, so that a save takes 3 w, and two saves and the child 7 w."""
+    vlm = VLM.load(checkpoints["qwen2_5_vl"], for_training=True)
+    size = sum(p.numel() * p.element_size() for p in vlm.model.parameters())
+    job, store, frames = stage_of(checkpoints["qwen2_5_vl"]), RunStore(disk.root / "run"), Noise(vlm.grid)
+    disk.fill(leave=7 * size - 100_000)
+    with pytest.raises(StoreError) as caught:
+        train_stage(job, store, frames)
+    work = store.checkpoint(job.key).with_name(f".{job.key}.work")
+    needed = f"{7 * size / 1e6:.1f} MB"
+    assert str(caught.value).startswith(
+        f"{work}: no room for 2 saves of this stage and its checkpoint: {needed} needed, "
+    )
+    assert not list(work.glob("checkpoint-*"))
+    disk.clear()
+    train_stage(job, store, frames)
+
+
+# -- nightly: the command ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("disk", ["400m"], indirect=True)
+def test_full_at_every_place_of_a_run_it_is_the_same_run(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command meets a full disk in its frames, rationales, saves, child, predictions and report; then it ends."""
+    clips = write_night_yard(tmp_path / "yard", num_train=12, num_test=4, seed=3, workers=1)
+    settings = {
+        "name": "full", "model": "embedded", "prompts": "brief", "labels": LABEL_DEFINITIONS, "clips": str(clips),
+        "domain": "Night Yard Security Expert", "seeds": [0], "workers": 1, "arms": ["rb-ft"],
+        "sampling": {"fps": 2, "min_pixels": 7056, "max_pixels": 7056},
+        "rationales": {"max_new_tokens": 32, "batch_size": 4}, "evaluation": {"batch_size": 4, "resamples": 100},
+        "training": {"batch_size": 4, "micro_batch_size": 4, "save_every_steps": 1},
+    }  # fmt: skip
+    (tmp_path / "full.yaml").write_text(json.dumps(settings), encoding="utf-8")
+
+    def run(output: Path) -> int:
+        capsys.readouterr()
+        return command("run", str(tmp_path / "full.yaml"), f"output={json.dumps(str(output))}")
+
+    assert run(tmp_path / "whole") == 0
+    places: list[tuple[str, Any, str, int]] = [
+        ("frames", None, "", 0),
+        ("rationales", JsonlAppender, "append", 2),
+        ("saved weights", StageTrainer, "_save", 2),
+        ("saved optimizer", StageTrainer, "_save_optimizer_and_scheduler", 1),
+        ("child", VLM, "save", 1),
+        ("predictions", JsonlAppender, "append", 3),
+        ("report", None, "write_findings", 1),
+    ]
+    import rbft.runs
+
+    for place, holder, name, at in places:
+        holder = holder or rbft.runs
+        with monkeypatch.context() as patch:
+            if place == "frames":
+                disk.fill(leave=150_000)
+            else:
+                original, calls = getattr(holder, name), []
+
+                def filling(*given: Any, original: Any = original, calls: list[int] = calls, at: int = at) -> Any:
+                    calls.append(1)
+                    if len(calls) == at:
+                        disk.fill(leave=2_000)
+                    return original(*given)
+
+                patch.setattr(holder, name, filling)
+            assert run(disk.root / "runs") == 1, place
+            told = capsys.readouterr().err.splitlines()[-1]
+            with capsys.disabled():
+                print(f"\n{place}: {told}")
+            assert told.startswith(f"rbft: {disk.root / 'runs'}"), place
+            assert f": cannot be written: {FULL} (" in told and told.endswith(ADVICE), place
+            left = [f for f in disk.root.rglob("*") if f.name.endswith(".part") or f.name.endswith(".finished")]
+            assert not left, place
+            saves = list((disk.root / "runs" / "full" / "checkpoints").glob(".*.work/checkpoint-*"))
+            assert all(is_sealed(save) for save in saves), place
+        disk.clear()
+    assert run(disk.root / "runs") == 0
+    for kind in ("rationales/*.jsonl", "checkpoints/[!.]*/model.safetensors", "predictions/*.jsonl"):
+        made, expected = (
+            {str(path.relative_to(root)): path.read_bytes() for path in root.glob(kind)}
+            for root in (disk.root / "runs" / "full", tmp_path / "whole" / "full")
+        )
+        assert made == expected, kind
