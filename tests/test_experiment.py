@@ -500,6 +500,8 @@ def test_near_duplicates_are_for_questions_too() -> None:
     document = {"name": "q", "model": "embedded", "questions": {"train": "a.jsonl", "test": "b.jsonl"}}
     split = {"near_duplicates": "note"}
     assert make_experiment(document | {"split": split}).split.near_duplicates == "note"
+    off = make_experiment(document | {"split": {"near_duplicates": False}})
+    assert off.split.near_duplicates == "off", "as YAML reads the word without quotes"
     with pytest.raises(ExperimentError, match="split: belongs to runs on labelled clips"):
         make_experiment(document | {"split": split | {"seed": 1}})
 

@@ -1,12 +1,16 @@
 """`python -m rbft`, and what the command `rbft` starts."""
 
 import atexit
+import errno
 import os
 import sys
 from typing import NoReturn
 
-from rbft.cli import main
-from rbft.progress import lasting
+from rbft.stopping import end_on_sigterm, while_importing
+
+with while_importing():
+    from rbft.cli import main
+    from rbft.progress import lasting
 
 STDOUT_CLOSED = 120
 """What Python itself ends with where nobody reads its last words."""
@@ -20,10 +24,13 @@ def command() -> NoReturn:
     """
     code: object = 0
     sys.stdout, sys.stderr = lasting(sys.stdout, pipes=False), lasting(sys.stderr, pipes=True)
+    end_on_sigterm()
     try:
         main()
     except SystemExit as stop:
         code = stop.code or 0
+    except OSError as error:
+        code = _unsaid(error)
     if not isinstance(code, int):
         sys.stderr.write(f"{code}\n")
         code = 1
@@ -32,8 +39,21 @@ def command() -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         code = code or STDOUT_CLOSED
+    except OSError as error:
+        if not code:
+            sys.stderr.write(f"{_unsaid(error)}\n")
+        code = code or 1
     sys.stderr.flush()
     os._exit(code)
+
+
+def _unsaid(error: OSError) -> int | str:
+    """What to end with where the output goes nowhere; raises what is no fault of the output."""
+    if isinstance(error, BrokenPipeError):
+        return STDOUT_CLOSED
+    if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        raise error
+    return f"rbft: the output cannot be written: {error.strerror}"
 
 
 if __name__ == "__main__":

@@ -479,6 +479,10 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        Path.cwd()
+    except FileNotFoundError:
+        sys.exit("rbft: the folder that you are in is not there any more; go to another one")
+    try:
         app()
     except RbftError as error:
         faults = error.faults if isinstance(error, UserError) else [str(error)]

@@ -71,6 +71,11 @@ class SplitRule(Section):
         description="of a given split, clips in train and in test that show nearly the same; off: not looked for",
     )
 
+    @field_validator("near_duplicates", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> Self:
         if (self.folds is None) != (self.fold is None):

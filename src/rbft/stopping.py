@@ -50,6 +50,32 @@ def check() -> None:
 
 
 @contextmanager
+def while_importing() -> Iterator[None]:
+    """Until the first modules of a command are there, a signal to end is taken at its word: nothing is begun yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _ended) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def end_on_sigterm() -> None:
+    """From now on, and where no `stoppable` work hears it, SIGTERM raises StoppedError: there is nothing to finish."""
+    signal.signal(signal.SIGTERM, _raised)
+
+
+def _raised(*_: object) -> None:
+    raise StoppedError
+
+
+def _ended(*_: object) -> None:
+    _say(f"rbft: {StoppedError()}\n")
+    os._exit(StoppedError.exit_code)
+
+
+@contextmanager
 def finishing() -> Iterator[None]:
     """Let `check` pass until the block ends: whoever is in it looks at `asked` and ends by itself."""
     before, _Stop.finishing = _Stop.finishing, True

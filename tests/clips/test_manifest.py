@@ -63,6 +63,12 @@ def test_forms_of_text_that_just_work(tmp_path: Path) -> None:
         assert read(tmp_path, f"path{delimiter}label\na.mp4{delimiter}x\n", name).rows[0].label == "x"
 
 
+def test_a_pipe_or_a_device_is_no_list(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "clips.csv")
+    fault = "clips.csv: a device or a pipe, which may have no end; write the list into a file"
+    assert read_manifest(tmp_path / "clips.csv", labels={}).faults == (fault,)
+
+
 def test_unknown_columns_are_noted(tmp_path: Path) -> None:
     listing = read(tmp_path, "path,label,fps,notes\na.mp4,x,8,hello\n")
     assert listing.notes == (

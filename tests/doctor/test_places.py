@@ -103,6 +103,14 @@ def test_the_cache_of_models_and_the_network(monkeypatch: pytest.MonkeyPatch, tm
     assert model.state == "ok"
 
 
+def test_a_file_in_the_place_of_the_cache_of_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    cache, _ = model_findings(None, None)
+    assert (cache.state, cache.advice) == ("fault", "set HF_HOME to a folder, there or to be made")
+    assert cache.found == f"{tmp_path}/file/hub cannot be made: {tmp_path}/file is no folder"
+
+
 def test_the_embedded_model_is_whole() -> None:
     finding = model_finding("embedded", None, offline=True)
     size = (EMBEDDED / "model.safetensors").stat().st_size / 1e9

@@ -73,6 +73,22 @@ def test_the_first_signal_ends_at_the_next_check(number: signal.Signals) -> None
     assert (code, words) == (75, "interrupted; the same command continues from here\n")
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "from rbft.stopping import while_importing\nwith while_importing():\n    os.kill(os.getpid(), signal.SIGINT)",
+        "import rbft.cli\nfrom rbft.__main__ import command\n"
+        "rbft.cli.app = lambda: os.kill(os.getpid(), signal.SIGTERM)\ncommand()",
+    ],
+    ids=["while the first modules are imported", "outside long work"],
+)
+def test_asked_to_end_with_nothing_begun_it_ends_at_once(script: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import os, signal\n{script}"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (75, SAID)
+
+
 def test_a_second_sigterm_changes_nothing() -> None:
     code, words, _ = stoppable(WAITING + "said('now'); time.sleep(0.3); said('saved'); stopping.check()",
                                signal.SIGTERM, signal.SIGTERM)  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class CachedFrames(Record):
 
     source_sha256: str
     plan: FramePlan
+    crc32: int | None = None
+    """Of instants and frames; None in files of versions that kept none."""
 
 
 def cache_key(sha256: str, plan: FramePlan) -> str:
@@ -44,6 +47,7 @@ class FrameCache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._sound: set[str] = set()
 
     def path(self, key: str) -> Path:
         """Where the frames of `key` lie."""
@@ -62,12 +66,18 @@ class FrameCache:
     def read(self, key: str) -> Frames:
         """The frames of `key`, mapped from disk, not loaded. Writing into them changes memory, never the file.
 
-        Raises StoreError, naming the file, where it is absent or damaged.
+        Its checksum is looked at when a key is first read. Raises StoreError, naming the file, where it is absent or
+        damaged; one whose contents changed is removed, so that the next run decodes the clip again.
         """
         path = self.path(key)
-        offset, shape, _, _ = _layout(path)
+        offset, shape, origin, _ = _layout(path)
         split = 8 * shape[0]
         mapped = np.memmap(path, np.uint8, "c", offset=offset, shape=(split + math.prod(shape),))
+        if key not in self._sound:
+            if origin.crc32 is not None and zlib.crc32(mapped.data) != origin.crc32:
+                path.unlink(missing_ok=True)
+                raise _damaged(path, ValueError("its frames are not those that were written"))
+            self._sound.add(key)
         try:
             return Frames(mapped[split:].reshape(shape), mapped[:split].view("<f8").astype(np.float64))
         except ValueError as error:
@@ -93,15 +103,17 @@ class FrameCache:
         Raises StoreError where the disk refuses, leaving nothing behind.
         """
         key = cache_key(sha256, plan)
-        header = _header(CachedFrames(source_sha256=sha256, plan=plan), frames, small)
+        seconds, data = np.ascontiguousarray(frames.seconds, "<f8"), np.ascontiguousarray(frames.data)
+        crc32 = zlib.crc32(data.data, zlib.crc32(seconds.data))
+        header = _header(CachedFrames(source_sha256=sha256, plan=plan, crc32=crc32), frames, small)
         size = 8 + len(header) + frames.seconds.nbytes + frames.data.nbytes + len(small)
 
         def write() -> None:
             with written_whole(self.path(key), size) as temporary, temporary.open("wb") as file:
                 file.write(len(header).to_bytes(8, "little"))
                 file.write(header)
-                file.write(np.ascontiguousarray(frames.seconds, "<f8").data)
-                file.write(np.ascontiguousarray(frames.data).data)
+                file.write(seconds.data)
+                file.write(data.data)
                 file.write(small)
 
         retried(write)

@@ -92,6 +92,8 @@ def _cells(source: Path, notes: list[str], faults: list[str]) -> list[Cells]:
 
 
 def _text(source: Path) -> str:
+    if source.exists() and not source.is_file():
+        raise _RefusedError("a device or a pipe, which may have no end; write the list into a file")
     try:
         raw = source.read_bytes()
     except OSError as error:

@@ -79,7 +79,11 @@ def model_findings(model: str | None, revision: str | None) -> Iterator[Finding]
         return
     cache = Path(constants.HF_HUB_CACHE)
     there = next(place for place in (cache, *cache.absolute().parents) if place.exists())
-    if os.access(there, os.W_OK):
+    if not there.is_dir():
+        yield fault(
+            "models", f"{cache} cannot be made: {there} is no folder", "set HF_HOME to a folder, there or to be made"
+        )
+    elif os.access(there, os.W_OK):
         yield _space("models", there, f"{cache}")
     else:
         yield note(
