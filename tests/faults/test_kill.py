@@ -73,6 +73,7 @@ def test_a_run_is_killed_at_every_kind_of_artifact(forks: ForkServer, base: Path
     assert parts(folder) == [], "swept, as they are a day old"
 
 
+@pytest.mark.nightly
 def test_a_run_is_killed_by_the_clock(forks: ForkServer, base: Path, whole: Ended) -> None:
     [survived] = killed_at_random(
         forks.run, base / "clock", RUN.arguments, seconds=whole.seconds / 2, kills=1, seed=2, noted=RUN.noted
