@@ -16,7 +16,7 @@ from rbft.chains import ask_arm, run_arm
 from rbft.clips.changes import changed_clips
 from rbft.clips.check import CheckResult, check_experiment
 from rbft.clips.grouped import Bad, by_reason, counted
-from rbft.clips.ingest import Reading, build_manifest, clip_frames
+from rbft.clips.ingest import Reading, build_manifest, clip_frames, manifest_of
 from rbft.clips.manifest import Listing, read_manifest
 from rbft.clips.question_set import QuestionSet, read_question_set, used_questions
 from rbft.errors import CheckpointError, ExperimentError, ManifestError, UserError
@@ -336,12 +336,7 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
     encoders = _encoders_here(experiment, notes, faults)
     try:
         if result.exit_code == 0:
-            manifest = build_manifest(
-                result.listing,
-                result.inspections,
-                split_rule=experiment.split,
-                on_bad_clip=experiment.on_bad_clip,
-            )
+            manifest = manifest_of(result.listing, result.inspections, result.splits, result.notes)
             prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=manifest.labels)
             if questions is None:
                 faults += faults_of(experiment, manifest, prompts)

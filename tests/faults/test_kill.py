@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from killing import At, Ended, ForkServer, Survived, killed_at_random, parts, run_process, same
 from rbft.store import read_card
 from servers import completion, pictures_of, prompt_of, scripted
-from victims import READ, RUN, VICTIMS, WRITE, write_questions, write_yard
+from victims import READ, RUN, VICTIMS, WRITE, write_questions
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -38,19 +37,6 @@ POINTS = {
     ),
     "the report has no page yet": At("rbft.report.page:write_text"),
 }
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[ForkServer]:
-    with ForkServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("killed")
-    write_yard(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

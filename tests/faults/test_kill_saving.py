@@ -6,14 +6,13 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from killing import At, Ended, ForkServer, Survived
 from rbft.store import is_sealed, read_card
-from victims import RUN, write_yard
+from victims import RUN
 
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"), pytest.mark.nightly]
 
@@ -21,19 +20,6 @@ SAVE = "rbft.training.supervised:StageTrainer._maybe_log_save_evaluate"
 WRITE = "rbft.models.vlm:VLM.save"
 PUBLISH = "rbft.training.stages:publish"
 KILLS = 30
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[ForkServer]:
-    with ForkServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saving")
-    write_yard(folder)
-    return folder
 
 
 def unsealed(run: Path) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from killing import At, ForkServer, same
 from rbft.files import JsonlAppender, read_jsonl
 from rbft.records import Answered, Prediction, Rationale, Record, StepAnswer
-from victims import REINFORCE, VICTIMS, Victim, write_questions, write_yard
+from victims import REINFORCE, VICTIMS, Victim, write_questions
 
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"), pytest.mark.nightly]
 
@@ -28,18 +27,9 @@ KINDS: dict[str, type[Record]] = {
 CUTS = 12
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[ForkServer]:
-    with ForkServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("torn")
-    write_yard(folder)
-    write_questions(folder)
-    return folder
+@pytest.fixture(scope="module", autouse=True)
+def questions(base: Path) -> None:
+    write_questions(base)
 
 
 def last_line(path: Path) -> tuple[int, int]:

@@ -205,11 +205,19 @@ def build_manifest(
     faults += leaks
     if faults:
         raise ManifestError(faults)
+    notes = [*listing.notes, *notes, *split_notes([i.row for i in good], splits)]
+    return manifest_of(listing, inspections, splits, notes)
+
+
+def manifest_of(
+    listing: Listing, inspections: Sequence[Inspection], splits: Mapping[str, Split], notes: Sequence[str]
+) -> Manifest:
+    """The manifest of clips whose split is known and without faults; one that cannot be read is left out."""
     return Manifest(
         labels=listing.labels,
-        clips=tuple(_clip(i, splits[i.row.clip_id]) for i in good),
-        left_out=tuple(_left_out(i) for i in bad),
-        notes=(*listing.notes, *notes, *split_notes([i.row for i in good], splits)),
+        clips=tuple(_clip(i, splits[i.row.clip_id]) for i in inspections if i.problem is None),
+        left_out=tuple(_left_out(i) for i in inspections if i.problem is not None),
+        notes=tuple(notes),
     )
 
 
