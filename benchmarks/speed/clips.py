@@ -13,11 +13,20 @@ import numpy as np
 
 
 def make_clip(
-    path: Path, *, seconds: float, width: int, height: int, fps: int = 25, b_frames: bool = True, seed: int = 0
+    path: Path,
+    *,
+    seconds: float,
+    width: int,
+    height: int,
+    fps: int = 25,
+    b_frames: bool = True,
+    group: int | None = None,
+    seed: int = 0,
 ) -> Path:
     """An H.264 clip as a camera sees it: 2 to 4 Mbit/s at 720p and 25 frames a second.
 
     `b_frames`: with pictures that are shown before one that they refer to, as encoders make them unless told otherwise.
+    `group`: frames from one key frame to the next; the encoder's own choice (some 10 s) unless told.
     """
     random = np.random.default_rng(seed)
     scene = random.integers(60, 180, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:height, :width]
@@ -25,6 +34,8 @@ def make_clip(
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.options = {"preset": "veryfast", "crf": "24", "bf": "3" if b_frames else "0"}
+        if group:
+            stream.codec_context.options |= {"g": str(group)}
         for number in range(round(seconds * fps)):
             image = np.roll(scene, -(number % width), axis=1)
             left = number * 5 % (width - width // 6)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from rbft.clips import decode as decoding
 from rbft.clips.decode import Needs, decode, nearest
 from rbft.clips.frames import Frames, plan_frames
 from rbft.clips.probe import examine, probe
@@ -88,6 +89,34 @@ def test_skipping_gives_the_same_frames_as_decoding_all(make: Make, group: int, 
         assert np.array_equal(fast.seconds, slow.seconds)
     if group == 3:
         assert Needs(index, plan_frames(found, SMALL.model_copy(update={"fps": 1.0}), Grid())).feed.mean() < 0.5
+
+
+def test_what_follows_the_last_sample_of_a_group_is_not_decoded(make: Make) -> None:
+    path = make("camera.mp4", 60, fps=20, encoder={"x264-params": "keyint=20:min-keyint=20:scenecut=0:bframes=0"})
+    found, index = examine(path, LIMITS)
+    plan = plan_frames(found, SMALL.model_copy(update={"fps": 1.0, "min_frames": 4}), Grid())
+    needs = Needs(index, plan)
+    assert np.flatnonzero(needs.keep).tolist() == [0, 20, 39, 59]  # instants 0, 19.67, 39.33 and 59 of 60 frames
+    expected = [0, *range(20, 60)]  # the first group ends with its sample, the second's is its last, the last is whole
+    assert np.flatnonzero(needs.feed).tolist() == expected
+    whole = decode(path, plan, found, LIMITS, skip=False)
+    assert np.array_equal(decode(path, plan, found, LIMITS, index=index).data, whole.data)
+    half = plan.model_copy(update={"times_seconds": (0.0, 0.5, 1.0, 1.2)})
+    assert np.flatnonzero(Needs(index, half).feed).tolist() == [*range(11), *range(20, 40)]
+
+
+def test_interlaced_clips_are_decoded_whole(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame of theirs may be two packets, each a field; the second must not be left out."""
+    path = make("camera.mp4", 60, fps=20, encoder={"x264-params": "keyint=20:interlaced=1:tff=1:bframes=0"})
+    found, index = examine(path, LIMITS)
+    plan = plan_frames(found, SMALL.model_copy(update={"fps": 1.0}), Grid())
+    needed: list[Needs | None] = []
+    monkeypatch.setattr(
+        decoding, "_read", lambda *given, _read=decoding._read: needed.append(given[5]) or _read(*given)
+    )
+    assert np.array_equal(decode(path, plan, found, LIMITS, index=index).data,
+                          decode(path, plan, found, LIMITS, skip=False).data)  # fmt: skip
+    assert [needs is not None for needs in needed] == [True, False, False]
 
 
 def test_false_key_frames_are_found_out(make: Make) -> None:

@@ -1,8 +1,9 @@
 """Decoding: one pass over a clip's packets, keeping the frames that a plan asks for.
 
 Each planned instant gets the frame nearest to it in real presentation time. Only kept frames are converted and scaled,
-in one swscale call. Packets that no kept frame needs are not decoded: whole groups of pictures between samples, and
-single pictures that no other refers to. Where a stream is not as tidy as that takes, everything is decoded.
+in one swscale call. Packets that no kept frame needs are not decoded: whole groups of pictures between samples, what
+follows the last sample in a group, and single pictures that no other refers to. Where a stream is not as tidy as that
+takes, or interlaced (a frame may be two packets), everything is decoded.
 """
 
 from __future__ import annotations
@@ -72,10 +73,12 @@ class Needs:
         keys = np.flatnonzero(index.key)
         bounds = np.concatenate([[0], keys[keys > 0], [len(index.ticks)]])
         for packet in np.unique(chosen):
-            group = last = int(np.searchsorted(bounds, packet, side="right")) - 1
+            group = int(np.searchsorted(bounds, packet, side="right")) - 1
             if group > 0 and index.ticks[packet] < index.ticks[bounds[group]]:
                 group -= 1  # shown before the key frame that it follows: it may refer to the group before
-            self.feed[bounds[group] : bounds[last + 1]] = True
+            self.feed[bounds[group] : packet + 1] = True  # a picture refers to none that is decoded after it
+        last = int(chosen.max())  # its group is looked at whole: the end of a file is what is damaged most often
+        self.feed[last : bounds[np.searchsorted(bounds, last, side="right")]] = True
 
     def feeds(self, position: int) -> bool:
         """Whether packet `position` goes to the decoder; raises where the file has more packets than it had."""
@@ -102,6 +105,8 @@ def _read(
         for frame in _decoded(path, container, stream, needs):
             if frame.width * frame.height > limits.pixels:
                 raise too_many_pixels(path, frame.width, frame.height, limits)
+            if needs is not None and frame.interlaced_frame:
+                raise _NotTidyError
             if frame.pts is None:
                 continue
             seen.add(frame.pts)
