@@ -24,7 +24,7 @@ from benchmarks.tables import YARD_SEED, Task
 from rich.console import Console
 
 from rbft import __version__
-from rbft.errors import StoreError, UserError
+from rbft.errors import UserError
 from rbft.experiment import Experiment, load_experiment
 from rbft.files import read_record, write_record
 from rbft.models.sources import resolve
@@ -124,10 +124,8 @@ def saved_path(reports: Path, key: str) -> Path:
 def read_saved(reports: Path, key: str) -> Saved | None:
     """What an experiment left; None where it never ended. Raises StoreError for another version."""
     path = saved_path(reports, key)
-    try:
-        return read_record(path, Saved) if path.is_file() else None
-    except StoreError as error:
-        raise StoreError(f"{error}; delete the file: what is trained stays, and its report is made again") from None
+    step = "delete the file: what is trained stays, and its report is made again"
+    return read_record(path, Saved, step) if path.is_file() else None
 
 
 def finished(task: Task, root: Path, reports: Path) -> Saved | None:

@@ -26,6 +26,8 @@ from hypothesis import strategies as st
 from rbft.errors import ExperimentError, StoreError
 from rbft.files import (
     LOCK,
+    MAKE_AGAIN,
+    MAKE_ROWS_AGAIN,
     MAX_YAML_BYTES,
     JsonlAppender,
     held,
@@ -110,7 +112,7 @@ def test_a_full_disk_leaves_the_old_file_whole_and_names_it(tmp_path: Path) -> N
     write_text(path, "old")
     with full_disk(1_000), pytest.raises(StoreError) as caught:
         write_text(path, "new" * 1_000)
-    assert str(caught.value) == f"{path}: cannot be written: {os.strerror(27)}"
+    assert str(caught.value) == f"{path}: cannot be written: {os.strerror(27)}. Mend that, or name another `output`"
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
@@ -121,7 +123,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     for write in (lambda: write_text(path, "x"), lambda: JsonlAppender(path)):
         with pytest.raises(StoreError) as caught:
             write()
-        assert str(caught.value) == f"{path}: cannot be written: Not a directory"
+        assert str(caught.value) == (
+            f"{path}: cannot be written: Not a directory. {tmp_path / 'file'} is a file where a folder is needed: "
+            "move it away, or name another `output`"
+        )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -131,8 +136,36 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
     for write in (lambda: write_text(path, "x"), lambda: JsonlAppender(path)):
         with pytest.raises(StoreError) as caught:
             write()
-        assert str(caught.value) == f"{path}: cannot be written: Permission denied"
+        told = f"{path}: cannot be written: Permission denied. Make it writable, or name another `output`"
+        assert str(caught.value) == told
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "written", "read"),
+    [
+        (errno.EACCES, "Make it writable, or name another `output`", "make it readable for you"),
+        (errno.EPERM, "Make it writable, or name another `output`", "make it readable for you"),
+        (errno.EROFS, "Make it writable, or name another `output`", MAKE_AGAIN),
+        (errno.EIO, "look at the disk or the network share", "look at the disk or the network share"),
+        (errno.ENAMETOOLONG, "Mend that, or name another `output`", MAKE_AGAIN),
+    ],
+)
+def test_a_refusal_says_what_to_do(
+    code: int, written: str, read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    for name, action, told in (
+        ("touch", lambda: write_text(tmp_path / "a.json", "x"), f"cannot be written: {os.strerror(code)}[.;] {written}"),
+        ("read_bytes", lambda: read_record(tmp_path / "a.json", LossPoint),
+         f"cannot be read: {os.strerror(code)}; {read}"),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"pathlib.Path.{name}", refuse)
+        with pytest.raises(StoreError, match=rf"a\.json: {told}"):
+            action()
 
 
 def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
@@ -140,7 +173,10 @@ def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
     for write in (lambda: write_text(tmp_path / "a.txt", "x"), lambda: JsonlAppender(tmp_path / "a.txt")):
         with pytest.raises(StoreError) as caught:
             write()
-        assert str(caught.value) == f"{tmp_path / 'a.txt'}: cannot be written: Is a directory"
+        assert str(caught.value) == (
+            f"{tmp_path / 'a.txt'}: cannot be written: Is a directory. It is a folder where a file is needed: move it "
+            "away, or name another `output`"
+        )
     assert names(tmp_path) == ["a.txt"]
 
 
@@ -191,7 +227,7 @@ def test_a_record_that_does_not_fit_names_file_and_field(tmp_path: Path) -> None
         path.write_text(text)
         with pytest.raises(StoreError) as caught:
             read_record(path, LossPoint)
-        assert str(caught.value) == f"{path}: not a LossPoint of this version: {fault}"
+        assert str(caught.value) == f"{path}: not a LossPoint of this version: {fault}; {MAKE_AGAIN}"
     for raw in (b"", b"{", b"\xff", b"null", b'"text"'):
         path.write_bytes(raw)
         with pytest.raises(StoreError, match=r"point\.json: not a LossPoint of this version: line: "):
@@ -274,7 +310,8 @@ def test_a_finished_line_that_does_not_fit_is_named(tmp_path: Path) -> None:
         path.write_bytes(b"".join(p.model_dump_json().encode() + b"\n" for p in POINTS[:2]) + line + b"\n")
         with pytest.raises(StoreError) as caught:
             read_jsonl(path, LossPoint)
-        assert str(caught.value) == f"{path}:3: not a LossPoint of this version: {fault}"
+        told = f"{path}:3: not a LossPoint of this version: {fault}; delete the line, or {MAKE_ROWS_AGAIN}"
+        assert str(caught.value) == told
 
 
 def test_a_jsonl_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -293,7 +330,7 @@ def test_what_does_not_fit_on_the_disk_is_not_half_there(tmp_path: Path) -> None
             file.append(POINTS[1:])
         assert path.stat().st_size == size
         file.append(POINTS[1:])
-    assert str(caught.value) == f"{path}: cannot be written: {os.strerror(27)}"
+    assert str(caught.value) == f"{path}: cannot be written: {os.strerror(27)}. Mend that, or name another `output`"
     assert read_jsonl(path, LossPoint) == POINTS
     with full_disk(path.stat().st_size), pytest.raises(StoreError), JsonlAppender(path) as file:
         file.append(POINTS)
@@ -538,14 +575,18 @@ def test_a_file_system_without_locks_is_used_without(tmp_path: Path, monkeypatch
     refused(errno.EIO)
     with pytest.raises(StoreError) as caught, held(tmp_path):
         pass
-    assert str(caught.value) == f"{tmp_path / LOCK}: cannot be written: Input/output error"
+    told = "Input/output error; look at the disk or the network share, and give the same command again"
+    assert str(caught.value) == f"{tmp_path / LOCK}: cannot be written: {told}"
 
 
 def test_a_folder_that_cannot_be_made_is_not_held(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError) as caught, held(tmp_path / "file" / "run"):
         pass
-    assert str(caught.value) == f"{tmp_path / 'file' / 'run' / LOCK}: cannot be written: Not a directory"
+    assert str(caught.value) == (
+        f"{tmp_path / 'file' / 'run' / LOCK}: cannot be written: Not a directory. {tmp_path / 'file'} is a file where "
+        "a folder is needed: move it away, or name another `output`"
+    )
 
 
 # -- temporary folders ---------------------------------------------------------------------------------------------

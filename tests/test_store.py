@@ -160,7 +160,8 @@ def test_publish_where_it_cannot(tmp_path: Path) -> None:
     new.mkdir()
     with pytest.raises(StoreError) as caught:
         publish(new, tmp_path / "none" / "k1")
-    assert str(caught.value) == f"{tmp_path / 'none' / 'k1'}: cannot be written: No such file or directory"
+    told = "cannot be written: No such file or directory. Mend that, or name another `output`"
+    assert str(caught.value) == f"{tmp_path / 'none' / 'k1'}: {told}"
     assert is_sealed(new)
 
 
@@ -232,16 +233,16 @@ def test_places() -> None:
 
 
 def test_timings_add_up_over_runs_and_survive_a_torn_tail(tmp_path: Path) -> None:
-    assert RunStore(tmp_path).timings() == {}
+    assert RunStore(tmp_path).timings() == ({}, [])
     path = tmp_path / "timing.jsonl"
     lines = [{"step": step, "key": "k", "seconds": s} for step, s in (("a", 0.1), ("b", 2.5), ("a", 0.2))]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     path.write_text(text + '{"step":"a","key":"k","sec')
-    assert RunStore(tmp_path).timings() == {"a": 0.3, "b": 2.5}
+    assert RunStore(tmp_path).timings() == ({"a": 0.3, "b": 2.5}, [])
     with RunStore(tmp_path).timed("c", "k") as working:
         working()
         working()
-    timings = RunStore(tmp_path).timings()
+    timings, _ = RunStore(tmp_path).timings()
     assert list(timings) == ["a", "b", "c"]
     assert path.read_text().startswith(text + '{"step":"c","key":"k","seconds":')
     assert timings["c"] >= 0
@@ -254,5 +255,5 @@ def test_only_work_that_was_done_and_ended_well_is_timed(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="no"), store.timed("failed", "k") as working:
         working()
         raise ValueError("no")
-    assert store.timings() == {}
+    assert store.timings() == ({}, [])
     assert list(tmp_path.iterdir()) == []

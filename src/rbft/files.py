@@ -37,6 +37,10 @@ LOCK = ".lock"
 TEMPORARY = "rbft-"
 LEFTOVER_SECONDS = 24 * 3600.0
 """A temporary file that was not written to for so long has no writer any more."""
+MAKE_AGAIN = "move it away: the same command makes it again"
+"""What to do about a damaged file that is made of other things."""
+WITHOUT_LOG = "move the file away: the same command goes on, and its report is without what the file held"
+MAKE_ROWS_AGAIN = "move the file away: the same command makes again what is not there"
 PAUSES_SECONDS = (0.2, 1.0, 5.0)
 """Before what a device or a network share refused is tried again."""
 _MAX_DIGITS = 300
@@ -97,6 +101,8 @@ def require_room(folder: Path, needed_bytes: int, what: str) -> None:
         )
 
 
+_ELSEWHERE = "or name another `output`"
+_LOOK_AT_DISK = "look at the disk or the network share, and give the same command again"
 _MAKE_ROOM = "Free some space there, or name another `output`, and give the same command again"
 
 
@@ -194,14 +200,15 @@ def write_record(path: Path, record: Record) -> None:
     write_text(path, _json(path, record, indent=2))
 
 
-def read_record(path: Path, kind: type[R]) -> R:
-    """Read one record; raises StoreError, naming the file and the field, where it does not fit."""
+def read_record(path: Path, kind: type[R], step: str = MAKE_AGAIN) -> R:
+    """Read one record; raises StoreError, naming the file, the field and the next `step`, where it does not fit."""
     try:
         return kind.model_validate_json(retried(path.read_bytes))
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+        raise _unread(path, error, step) from error
     except ValidationError as error:
-        raise StoreError(f"{path}: not a {kind.__name__} of this version: {_first(error)}") from None
+        fault = f"{path}: not a {kind.__name__} of this version: {_first(error)}"
+        raise StoreError(f"{fault}; {step}" if step else fault) from None
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
@@ -209,21 +216,41 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     write_text(path, "".join(_json(path, record) for record in records))
 
 
-def read_jsonl(path: Path, kind: type[R]) -> list[R]:
+def read_jsonl(path: Path, kind: type[R], step: str = MAKE_ROWS_AGAIN) -> list[R]:
     """Read records one a line; a torn last line (no newline: the writer was killed) is not there.
 
-    Raises StoreError, naming the line, where a finished line does not fit or the file cannot be read.
+    Raises StoreError, naming the line and the next `step`, where a finished line does not fit or the file cannot be
+    read.
     """
     records: list[R] = []
     try:
-        for line in retried(lambda: list(_finished_lines(path))):
-            records.append(kind.model_validate_json(line[:-1]))
+        for line in finished_lines(path):
+            records.append(kind.model_validate_json(line))
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+        raise _unread(path, error, step) from error
     except ValidationError as error:
-        where = f"{path}:{len(records) + 1}"
-        raise StoreError(f"{where}: not a {kind.__name__} of this version: {_first(error)}") from None
+        fault = f"{path}:{len(records) + 1}: not a {kind.__name__} of this version: {_first(error)}"
+        raise StoreError(f"{fault}; delete the line, or {step}") from None
     return records
+
+
+def _unread(path: Path, error: OSError, step: str) -> StoreError:
+    if error.errno in _PASSING:
+        step = _LOOK_AT_DISK
+    elif isinstance(error, PermissionError):
+        step = "make it readable for you, and give the same command again"
+    told = f"{path}: cannot be read: {error.strerror}"
+    return StoreError(f"{told}; {step}" if step and not isinstance(error, FileNotFoundError) else told)
+
+
+def misnamed(path: Path, wrong: str) -> StoreError:
+    """The error of a file of records that was copied or renamed to another one's name; `wrong` is the first of them."""
+    return StoreError(f"{path}: holds records of something else than its name says: {wrong}; {MAKE_ROWS_AGAIN}")
+
+
+def finished_lines(path: Path) -> list[bytes]:
+    """The lines of a file that end, without their ends."""
+    return retried(lambda: [line[:-1] for line in _finished_lines(path)])
 
 
 class JsonlAppender:
@@ -411,13 +438,19 @@ def _json(path: Path, record: Record, *, indent: int | None = None) -> str:
 def refused(path: Path, error: OSError, needed_bytes: int | None = None) -> StoreError:
     """The error of a disk that did not take a file: why, and what to do."""
     what = f"{path}: cannot be written: {error.strerror or error}"
-    if error.errno == errno.EROFS:
-        return StoreError(f"{what}. Make it writable, or name another `output`")
-    if error.errno not in _NO_ROOM:
-        return StoreError(what)
     there = next(place for place in path.absolute().parents if place.exists())
-    needed = "" if needed_bytes is None else f"{_size(needed_bytes)} needed, "
-    return StoreError(f"{what} ({needed}{_size(shutil.disk_usage(there).free)} free). {_MAKE_ROOM}")
+    if error.errno in _NO_ROOM:
+        needed = "" if needed_bytes is None else f"{_size(needed_bytes)} needed, "
+        return StoreError(f"{what} ({needed}{_size(shutil.disk_usage(there).free)} free). {_MAKE_ROOM}")
+    if not there.is_dir():
+        return StoreError(f"{what}. {there} is a file where a folder is needed: move it away, {_ELSEWHERE}")
+    if error.errno == errno.EISDIR:
+        return StoreError(f"{what}. It is a folder where a file is needed: move it away, {_ELSEWHERE}")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return StoreError(f"{what}. Make it writable, {_ELSEWHERE}")
+    if error.errno in _PASSING:
+        return StoreError(f"{what}; {_LOOK_AT_DISK}")
+    return StoreError(f"{what}. Mend that, {_ELSEWHERE}")
 
 
 def _size(count: int) -> str:

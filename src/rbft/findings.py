@@ -30,7 +30,7 @@ from rbft.evaluation.verdict import (
     dataset_report,
 )
 from rbft.experiment import Arm, Experiment
-from rbft.files import read_jsonl
+from rbft.files import WITHOUT_LOG, read_jsonl
 from rbft.rationales.audit import collapse_note, examined, summarise
 from rbft.rationales.leakage import leakage_note
 from rbft.records import (
@@ -131,6 +131,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
     rationales = _examined(findings)
     alike = collapse_note(findings.rationales, findings.thresholds)
     leaking = None if rationales is None else leakage_note(rationales.leakage)
+    timing, untimed = findings.store.timings()
     report = Report(
         name=experiment.name,
         headline=headline,
@@ -152,7 +153,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         learning_curve=curves,
         rationales=rationales,
         retention=findings.retention,
-        timing=findings.store.timings(),
+        timing=timing,
         environment=environment(findings.device),
         experiment=experiment.model_dump(mode="json"),
         fingerprints=dict(findings.fingerprints),
@@ -160,6 +161,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         + tuple(findings.notes)
         + tuple(note for note in (alike, leaking) if note is not None)
         + tuple(silent_labels(findings))
+        + tuple(untimed)
         + tuple(skipped_steps(findings.store, {name: run.checkpoints for name, run in findings.arms.items()})),
     )
     for name, run in findings.arms.items():
@@ -308,13 +310,13 @@ def loss_curves(store: RunStore, chains: Mapping[str, Mapping[int, Sequence[Chec
             for checkpoint in chain:
                 logs = store.logs(checkpoint.fingerprint)
                 if (path := logs / "losses.jsonl").exists():
-                    read = read_jsonl(path, LossPoint)
+                    read = read_jsonl(path, LossPoint, WITHOUT_LOG)
                     points = [(point.step, point.loss) for point in read if point.loss is not None]
                     curves.append(LossCurve(arm=name, stage=checkpoint.stage, seed=seed, points=points))
                 if (path := logs / "reinforce.jsonl").exists():
                     tested = logs / "held_out.jsonl"
-                    records = read_jsonl(tested, RolloutRecord) if tested.exists() else []
-                    earned = read_jsonl(path, ReinforcePoint)
+                    records = read_jsonl(tested, RolloutRecord, WITHOUT_LOG) if tested.exists() else []
+                    earned = read_jsonl(path, ReinforcePoint, WITHOUT_LOG)
                     curves += _reinforce_curves(name, checkpoint.stage, seed, earned, records)
     return curves
 
@@ -329,7 +331,7 @@ def skipped_steps(store: RunStore, chains: Mapping[str, Mapping[int, Sequence[Ch
         for seed, checkpoint in [(seed, checkpoint) for seed, chain in chain_of.items() for checkpoint in chain]:
             for file, kind in kinds:
                 path = store.logs(checkpoint.fingerprint) / file
-                points = read_jsonl(path, kind) if path.exists() else []
+                points = read_jsonl(path, kind, WITHOUT_LOG) if path.exists() else []
                 if skipped := sum(bool(point.skipped) for point in points):
                     notes.append(
                         f"{name}, seed {seed} ({checkpoint.stage}): {skipped} of {len(points)} steps were skipped, "

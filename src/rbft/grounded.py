@@ -159,7 +159,10 @@ def _experiment(root: Path) -> Experiment:
     try:
         experiment = Experiment.model_validate_json(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{path}: not an experiment of this version: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{path}: not an experiment of this version: {str(error).splitlines()[0]}; run the experiment again, which "
+            "writes it anew, then explain it"
+        ) from None
     if (Path(experiment.output) / experiment.name).resolve() == root.resolve():
         return experiment
     here = root.resolve()
@@ -168,7 +171,7 @@ def _experiment(root: Path) -> Experiment:
 
 def _finished(root: Path, experiment: Experiment, reporter: Reporter) -> tuple[Session, dict[str, ArmRun]]:
     """The run's session and its arms, from what lies on disk; raises UserError where something is still to do."""
-    before = read_record(root / "manifest.json", Manifest)
+    before = read_record(root / "manifest.json", Manifest, "move it away and run the experiment again, then explain it")
     session = runs.prepare(experiment, runs.look_up(experiment), _Finished(root), Reporter(quiet=True), finished=True)
     if session.manifest != before:
         raise UserError(f"{root}: the clips have changed since the run; run the experiment again, then explain it")

@@ -54,13 +54,14 @@ def write_question_findings(findings: QuestionFindings) -> tuple[QuestionReport,
         {name: run.answers for name, run in findings.arms.items()}, resamples=experiment.evaluation.resamples
     )
     chains = {name: run.checkpoints for name, run in findings.arms.items()}
+    timing, untimed = findings.store.timings()
     report = QuestionReport(
         name=experiment.name,
         headline=headline(rows, comparisons),
         data=_data(findings),
         arms=rows,
         comparisons=tuple(comparisons),
-        timing=findings.store.timings(),
+        timing=timing,
         environment=environment(findings.device),
         experiment=experiment.model_dump(mode="json"),
         fingerprints=dict(findings.fingerprints),
@@ -68,6 +69,7 @@ def write_question_findings(findings: QuestionFindings) -> tuple[QuestionReport,
             *findings.manifest.notes,
             *_left_out(findings.questions),
             *findings.notes,
+            *untimed,
             *skipped_steps(findings.store, chains),
         ),
     )

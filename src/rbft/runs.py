@@ -309,7 +309,7 @@ def _began_with_lora(store: RunStore, source: Source) -> bool | None:
 def _reported(store: RunStore, experiment: Experiment) -> bool:
     """Whether this very experiment has its report: nothing is left that could need the memory."""
     asked = store.root / "experiment.json"
-    same = asked.is_file() and asked.read_text(encoding="utf-8") == experiment.model_dump_json(indent=2) + "\n"
+    same = asked.is_file() and asked.read_bytes() == (experiment.model_dump_json(indent=2) + "\n").encode()
     return same and (store.root / "report.json").is_file()
 
 

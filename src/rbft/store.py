@@ -22,9 +22,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from rbft.errors import CheckpointError, LineageError, StoreError
 from rbft.experiment import Sampling
-from rbft.files import JsonlAppender, R, address_hint, read_jsonl, read_record, sha256_of, write_record
+from rbft.files import JsonlAppender, R, address_hint, finished_lines, read_record, refused, sha256_of, write_record
 from rbft.prompts import Describing, Prompts, QuestionTemplates, Reasoning
 from rbft.records import Checkpoint, Record
 
@@ -96,13 +98,23 @@ class RunStore:
             with JsonlAppender(self.root / "timing.jsonl") as file:
                 file.append([Timing(step=step, key=key, seconds=round(time.monotonic() - start, 3))])
 
-    def timings(self) -> dict[str, float]:
-        """Seconds by step, summed over everything that this run directory ever did."""
+    def timings(self) -> tuple[dict[str, float], list[str]]:
+        """Seconds by step, summed over everything that this run directory ever did; a note where lines are damaged.
+
+        These are left out: nothing but the report's times depends on them, and no work makes them again.
+        """
         path = self.root / "timing.jsonl"
         total: dict[str, float] = {}
-        for timing in read_jsonl(path, Timing) if path.exists() else []:
+        damaged: list[int] = []
+        for number, line in enumerate(finished_lines(path) if path.exists() else [], 1):
+            try:
+                timing = Timing.model_validate_json(line)
+            except ValidationError:
+                damaged.append(number)
+                continue
             total[timing.step] = round(total.get(timing.step, 0.0) + timing.seconds, 3)
-        return total
+        lines = ", ".join(map(str, damaged[:3])) + (", …" if damaged[3:] else "")
+        return total, [f"{path.name}, damaged in line {lines}: the times are without that"] if damaged else []
 
 
 def seal(folder: Path) -> None:
@@ -143,7 +155,7 @@ def publish(temporary: Path, folder: Path) -> None:
             shutil.rmtree(folder)
         temporary.rename(folder)
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise refused(folder, error) from error
 
 
 def read_card(folder: Path) -> Card:
@@ -221,7 +233,7 @@ def _examined(folder: Path) -> tuple[str | None, list[str]]:
     if not path.is_file():
         return INCOMPLETE, []
     try:
-        told = read_record(path, FileManifest).sha256
+        told = read_record(path, FileManifest, step="").sha256
     except StoreError as error:
         return str(error).removeprefix(f"{folder}{os.sep}"), []
     found = _checksums(folder)
@@ -236,9 +248,9 @@ def _examined(folder: Path) -> tuple[str | None, list[str]]:
 def _read(path: Path, kind: type[R]) -> R:
     """A record of a checkpoint; one that is not readable is the checkpoint's fault, not the run directory's."""
     try:
-        return read_record(path, kind)
+        return read_record(path, kind, "delete the folder and run again")
     except StoreError as error:
-        raise CheckpointError(f"{error}; delete the folder and run again") from None
+        raise CheckpointError(str(error)) from None
 
 
 def _checksums(folder: Path) -> dict[str, str]:

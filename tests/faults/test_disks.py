@@ -197,7 +197,7 @@ def test_a_failing_device_is_tried_three_times_more(
         assert pauses == [0.2, 1.0, 5.0][:times]
         return result
 
-    told = os.strerror(code)
+    told = f"{os.strerror(code)}; look at the disk or the network share, and give the same command again"
     write_text(path, "old")
     failing("os.fsync", lambda: write_text(path, "new"), f"{path}: cannot be written: {told}")
     assert path.read_text() == ("new" if times < 4 else "old")

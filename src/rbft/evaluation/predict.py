@@ -10,7 +10,7 @@ import torch
 from rbft.answers import read_label
 from rbft.clips.frames import Frames
 from rbft.experiment import Evaluation
-from rbft.files import JsonlAppender, read_jsonl
+from rbft.files import JsonlAppender, misnamed, read_jsonl
 from rbft.models.generate import generate
 from rbft.models.score import score_answers
 from rbft.models.vlm import VLM, Encoded, FrameSource, by_size
@@ -36,9 +36,11 @@ def predict_clips(
     """Predict every clip that `path` does not hold yet; return all in clip order. Appended batch by batch.
 
     `load` is called only where something is missing. `descriptions` are the checkpoint's own, by clip id, where it
-    says something about a clip before its label is scored.
+    says something about a clip before its label is scored. Raises StoreError where `path` holds predictions of another
+    checkpoint, or of other clips or labels.
     """
     done = {p.clip_id: p for p in read_jsonl(path, Prediction)} if path.exists() else {}
+    _refuse_others(path, done, checkpoint, clips, prompts)
     advance(len(done))
     waiting = [clip for clip in by_size(clips, frames) if clip.clip_id not in done]
     if waiting:
@@ -58,6 +60,19 @@ def predict_clips(
                 done |= {p.clip_id: p for p in made}
                 advance(len(made))
     return [done[clip.clip_id] for clip in clips]
+
+
+def _refuse_others(
+    path: Path, done: Mapping[str, Prediction], checkpoint: str, clips: Sequence[Clip], prompts: Prompts
+) -> None:
+    truths = {clip.clip_id: clip.label for clip in clips}
+    for made in done.values():
+        if made.checkpoint != checkpoint:
+            raise misnamed(path, f"{made.clip_id!r} is predicted by checkpoint {made.checkpoint}, not {checkpoint}")
+        if made.clip_id not in truths or made.truth != truths[made.clip_id]:
+            raise misnamed(path, f"no clip {made.clip_id!r} with label {made.truth!r} is asked about")
+        if made.log_probabilities.keys() != prompts.labels.keys():
+            raise misnamed(path, f"{made.clip_id!r} was given a choice of {', '.join(made.log_probabilities)}")
 
 
 class LabelQuery:

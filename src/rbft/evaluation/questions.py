@@ -12,7 +12,7 @@ from rbft.clips.grouped import first_of
 from rbft.errors import UserError
 from rbft.evaluation.bootstrap import Counted, spread
 from rbft.evaluation.metrics import FloatArray
-from rbft.files import JsonlAppender, read_jsonl
+from rbft.files import JsonlAppender, misnamed, read_jsonl
 from rbft.models.generate import Generated, generate
 from rbft.models.vlm import VLM, FrameSource
 from rbft.prompts import Prompts
@@ -51,11 +51,19 @@ def answer_questions(
     """Answer every question that `path` does not hold yet; return all in their order. Appended batch by batch.
 
     Ids of questions differ, and `path` is named by `answers_key`. `load` is called only where something is missing.
-    Raises UserError, before any answer, with every question that holds a control token of the model.
+    Raises StoreError where `path` holds answers of another checkpoint or to other questions, and UserError, before any
+    answer, with every question that holds a control token of the model.
     """
     there = read_jsonl(path, Answered) if path.exists() else []
     done = {answered.question_id: answered for answered in there}
-    advance(sum(question.question_id in done for question in questions))
+    wanted = {question.question_id for question in questions}
+    for answered in there:
+        if answered.checkpoint != checkpoint:
+            said = f"question {answered.question_id!r} is answered by checkpoint {answered.checkpoint}"
+            raise misnamed(path, f"{said}, not {checkpoint}")
+        if answered.question_id not in wanted:
+            raise misnamed(path, f"no question {answered.question_id!r} is asked")
+    advance(len(done))
     waiting = [question for question in _by_size(questions, frames) if question.question_id not in done]
     if waiting:
         vlm = load()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rbft.asking import question_prompt
-from rbft.files import JsonlAppender, read_jsonl, write_jsonl
+from rbft.files import WITHOUT_LOG, JsonlAppender, read_jsonl, write_jsonl
 from rbft.models.generate import generate
 from rbft.models.vlm import VLM, FrameSource
 from rbft.progress import Reporter, Say
@@ -54,7 +54,8 @@ class HeldOut:
     def forget_from(self, step: int) -> None:
         """Leave out what was measured at this step and later: it is measured again."""
         if self._path.exists():
-            write_jsonl(self._path, [r for r in read_jsonl(self._path, RolloutRecord) if r.step < step])
+            before = read_jsonl(self._path, RolloutRecord, WITHOUT_LOG)
+            write_jsonl(self._path, [record for record in before if record.step < step])
 
     def is_due(self, step: int) -> bool:
         """Whether the curve has a point after so many steps: after none, after every so many, and at the end."""
@@ -78,7 +79,7 @@ class HeldOut:
 
     def _alarm(self, step: int, records: Sequence[RolloutRecord]) -> None:
         """Say it where these answers and those of the point before are all the same one, and should not be."""
-        before = read_jsonl(self._path, RolloutRecord) if self._path.exists() else []
+        before = read_jsonl(self._path, RolloutRecord, WITHOUT_LOG) if self._path.exists() else []
         last = [record for record in before if record.step == before[-1].step]
         answer = one_answer(records, self._questions)
         if answer is not None and answer == one_answer(last, self._questions):

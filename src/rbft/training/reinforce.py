@@ -23,7 +23,7 @@ from transformers.integrations import TensorBoardCallback
 
 from rbft.asking import question_prompt
 from rbft.errors import RbftError
-from rbft.files import JsonlAppender, read_jsonl, write_jsonl
+from rbft.files import WITHOUT_LOG, JsonlAppender, read_jsonl, write_jsonl
 from rbft.models.rollout import Sampled, draws_of, sample_groups
 from rbft.models.score import GroupLogProbs, score_group
 from rbft.models.vlm import VLM, Encoded, FrameSource
@@ -408,7 +408,8 @@ def _frozen(vlm: VLM) -> VLM:
 def _forget_after(path: Path, step: int) -> None:
     """Leave out of a file of rollouts what came after the step that is continued from: it is sampled again."""
     if path.exists():
-        write_jsonl(path, [record for record in read_jsonl(path, RolloutRecord) if record.step <= step])
+        before = read_jsonl(path, RolloutRecord, WITHOUT_LOG)
+        write_jsonl(path, [record for record in before if record.step <= step])
 
 
 def _points(history: Sequence[dict[str, Any]], terms: Sequence[str]) -> list[ReinforcePoint]:

@@ -1,0 +1,134 @@
+"""A finished run whose files are damaged, one at a time: the same command names the file, and what it says helps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from commands import command
+from rbft.files import MAKE_AGAIN, MAKE_ROWS_AGAIN, WITHOUT_LOG, read_jsonl
+from rbft.records import Prediction
+from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Lines = pytest.CaptureFixture[str]
+SETTINGS = {
+    "name": "yard", "model": "embedded", "prompts": "brief", "domain": "Night Yard Security Expert",
+    "labels": LABEL_DEFINITIONS, "arms": ["zero-shot", "rb-ft"], "seeds": [0], "workers": 1,
+    "sampling": {"fps": 2, "min_pixels": 7056, "max_pixels": 7056},
+    "rationales": {"max_new_tokens": 64, "batch_size": 8},
+    "training": {"learning_rate": 3e-4, "micro_batch_size": 8, "batch_size": 8, "gradient_checkpointing": False},
+    "evaluation": {"batch_size": 8, "resamples": 100, "generate": False},
+}  # fmt: skip
+NO_JSON = "line: Invalid JSON: expected value at line 1 column 1"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a settings file and of the run that it asked for: 6 training clips and 4 test clips."""
+    folder = tmp_path_factory.mktemp("whole")
+    clips = write_night_yard(folder / "clips", num_train=6, num_test=4, seed=3)
+    (folder / "yard.yaml").write_text(json.dumps(SETTINGS | {"clips": str(clips)}), encoding="utf-8")
+    assert run(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def made(whole: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(whole, tmp_path / "copy", ignore=shutil.ignore_patterns("clips")))
+
+
+def run(folder: Path) -> int:
+    return command("run", str(folder / "yard.yaml"), f"output={json.dumps(str(folder / 'runs'))}")
+
+
+def first(made: Path, pattern: str) -> Path:
+    return sorted((made / "runs" / "yard").glob(pattern))[0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kind"), [("manifest.json", "Manifest"), ("memory.json", "MemoryPlan")], ids=lambda name: str(name)
+)
+def test_a_damaged_record_moved_away_is_made_again(pattern: str, kind: str, made: Path, capsys: Lines) -> None:
+    path = first(made, pattern)
+    before = path.read_bytes()
+    path.write_text("garbage")
+    assert run(made) == 1
+    told = f"rbft: {path}: not a {kind} of this version: {NO_JSON}; {MAKE_AGAIN}"
+    assert capsys.readouterr().err.splitlines()[-1] == told
+    path.unlink()
+    assert run(made) == 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kind"), [("predictions/*.jsonl", "Prediction"), ("rationales/*.jsonl", "Rationale")]
+)
+def test_a_damaged_line_deleted_or_its_file_moved_away_is_made_again(
+    pattern: str, kind: str, made: Path, capsys: Lines
+) -> None:
+    path = first(made, pattern)
+    before = path.read_text().splitlines()
+    path.write_text("".join(f"{line}\n" for line in [before[0], "garbage", *before[2:]]))
+    assert run(made) == 1
+    told = f"rbft: {path}:2: not a {kind} of this version: {NO_JSON}; delete the line, or {MAKE_ROWS_AGAIN}"
+    assert capsys.readouterr().err.splitlines()[-1] == told
+    path.write_text("".join(f"{line}\n" for line in [before[0], *before[2:]]))
+    assert run(made) == 0
+    assert [json.loads(line)["clip_id"] for line in path.read_text().splitlines()] == [
+        json.loads(line)["clip_id"] for line in [before[0], *before[2:], before[1]]
+    ]
+    path.unlink()
+    assert run(made) == 0
+    assert path.read_text().splitlines() == before
+
+
+def test_a_damaged_log_moved_away_leaves_a_report_without_its_curve(made: Path, capsys: Lines) -> None:
+    path = first(made, "logs/*/losses.jsonl")
+    path.write_text("garbage\n")
+    assert run(made) == 1
+    told = f"rbft: {path}:1: not a LossPoint of this version: {NO_JSON}; delete the line, or {WITHOUT_LOG}"
+    assert capsys.readouterr().err.splitlines()[-1] == told
+    path.unlink()
+    assert run(made) == 0
+
+
+def test_damaged_times_stop_nothing_and_the_report_says_so(made: Path) -> None:
+    path, root = made / "runs" / "yard" / "timing.jsonl", made / "runs" / "yard"
+    lines = path.read_text().splitlines()
+    path.write_bytes(b"".join([b"garbage\n", *[line.encode() + b"\n" for line in lines[1:]], b"\xff\0\n"]))
+    timing = json.loads((root / "report.json").read_text())["timing"]
+    assert run(made) == 0
+    report = json.loads((root / "report.json").read_text())
+    assert f"timing.jsonl, damaged in line 1, {len(lines) + 1}: the times are without that" in report["notes"]
+    del timing[json.loads(lines[0])["step"]]
+    assert report["timing"] == timing
+
+
+def test_the_settings_of_a_run_that_are_no_text_are_written_anew(made: Path) -> None:
+    path = first(made, "experiment.json")
+    assert run(made) == 0
+    before = path.read_bytes()
+    path.write_bytes(b"\xff\xfe")
+    assert run(made) == 0
+    assert path.read_bytes() == before
+
+
+def test_predictions_under_the_name_of_others_are_refused(made: Path, capsys: Lines) -> None:
+    one, other = sorted((made / "runs" / "yard" / "predictions").glob("*.jsonl"))
+    before = other.read_bytes()
+    theirs, asked = (read_jsonl(path, Prediction)[0] for path in (one, other))
+    shutil.copy(one, other)
+    assert run(made) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"rbft: {other}: holds records of something else than its name says: {theirs.clip_id!r} is predicted by "
+        f"checkpoint {theirs.checkpoint}, not {asked.checkpoint}; {MAKE_ROWS_AGAIN}"
+    )
+    other.unlink()
+    assert run(made) == 0
+    assert other.read_bytes() == before
