@@ -159,7 +159,8 @@ def test_a_refusal_says_what_to_do(
 
     monkeypatch.setattr("time.sleep", lambda _: None)
     for name, action, told in (
-        ("touch", lambda: write_text(tmp_path / "a.json", "x"), f"cannot be written: {os.strerror(code)}[.;] {written}"),
+        ("touch", lambda: write_text(tmp_path / "a.json", "x"),
+         f"cannot be written: {os.strerror(code)}[.;] {written}"),
         ("read_bytes", lambda: read_record(tmp_path / "a.json", LossPoint),
          f"cannot be read: {os.strerror(code)}; {read}"),
     ):  # fmt: skip
