@@ -304,10 +304,43 @@ def test_predict_names_every_missing_clip_before_anything_is_loaded(
         f"rbft: {names[2]}: missing: there is no such file",
         f"rbft: {tmp_path}: unreadable: a folder, not a file",
     ]
+    gone = [str(tmp_path / f"{number}.mp4") for number in range(12)]
+    assert command("predict", str(folder), *gone) == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"rbft: {gone[9]}: missing: there is no such file", "rbft: and 2 more clips like these",
+    ]  # fmt: skip
     assert command("predict", str(tmp_path / "nowhere"), names[0]) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"rbft: {tmp_path / 'nowhere'}: no such folder; give the folder of a checkpoint that rbft trained",
         f"rbft: {names[0]}: missing: there is no such file",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+def test_every_clip_that_cannot_be_read_is_named_and_nothing_is_classified(
+    verb: str, finished: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is asked")
+
+    monkeypatch.setattr("rbft.evaluation.predict.LabelQuery.answer", asked)
+    monkeypatch.chdir(tmp_path)
+    folder = next(f for f in (finished / "checkpoints").iterdir() if read_card(f).checkpoint.stage == "label")
+    good = sorted(yard.parent.rglob("*.mp4"))[0]
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    noise = [f"{number}.mp4" for number in range(12)]
+    for name in noise:
+        (tmp_path / name).write_bytes(b"no video")
+    assert command(verb, str(folder), str(good), "gone.mp4", "empty.mp4", *noise) == 2
+    *bad, more, gone, empty, told = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1:3] for line in bad] == [[name, "unreadable"] for name in noise[:10]]
+    assert [more, gone, empty, told] == [
+        "rbft: and 2 more (unreadable); mend these, and the next run lists the rest",
+        "rbft: gone.mp4: missing: there is no such file",
+        "rbft: empty.mp4: empty: the file has no bytes",
+        "rbft: 14 of 15 clips cannot be read, and nothing was done with the others: mend these files, or name the "
+        "others alone",
     ]
 
 

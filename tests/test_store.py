@@ -188,6 +188,16 @@ def test_a_card_that_cannot_be_read_says_why(folder: Path) -> None:
     assert said(folder / "below") == (
         f"{folder / 'below'}: no {CARD}: not a checkpoint that rbft trained, so it has no labels or prompts"
     )
+    run = folder.with_name("run")
+    (run / "checkpoints" / ".k1.work").mkdir(parents=True)
+    told = "run its experiment again, which trains what its arms still lack"
+    assert said(run) == f"{run}: a run directory without a finished checkpoint; {told}"
+    (run / "checkpoints" / ".k1.work").rmdir()
+    (run / "checkpoints").rmdir()
+    (run / "experiment.json").write_text("{}")
+    assert said(run) == f"{run}: a run directory without a finished checkpoint; {told}"
+    (run / "checkpoints" / "k1").mkdir(parents=True)
+    assert said(run) == f"{run}: a run directory; name one of its checkpoints: checkpoints/ holds k1"
     document = json.loads((folder / CARD).read_text())
     (folder / CARD).write_text(json.dumps(document | {"colour": "red"}))
     assert said(folder) == f"{folder}: damaged (changed: {CARD}); delete the folder and run again"

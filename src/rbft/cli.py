@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from rbft import __version__
-from rbft.errors import RbftError, UserError
+from rbft.errors import RbftError, StoppedError, UserError
 from rbft.printing import print_answers, print_imported, print_imported_questions, print_outcome
 from rbft.progress import printable
 from rbft.stopping import SECOND_INTERRUPT, stoppable
@@ -261,27 +261,39 @@ def curate(
 
 
 @app.command()
+@stoppable()
 def predict(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder of a run.")],
     clips: Annotated[list[Path], typer.Argument(metavar="CLIP", help="Video files.")],
     rationale: Annotated[bool, typer.Option("--rationale", help="Also let the model explain each clip.")] = False,
     as_json: JSON = False,
 ) -> None:
-    """Label and probabilities of clips, with the labels, prompts and frames that the checkpoint was trained with."""
+    """Label and probabilities of clips, with the labels, prompts and frames that the checkpoint was trained with.
+
+    With `--json` a clip's line is printed as soon as it is classified.
+    """
     from rbft.clips.container import file_faults
+    from rbft.clips.grouped import first_of
     from rbft.store import checkpoint_faults
 
-    faults = checkpoint_faults(checkpoint) + file_faults(clips)
-    if faults:
-        raise UserError(faults)
-    from rbft.serving.predictor import Classifier, render_answers
+    faults, unread = checkpoint_faults(checkpoint), file_faults(clips)
+    if faults or len(unread) == len(clips):  # else the others are read too, so that all that cannot be are named
+        raise UserError(faults + first_of(unread, "clips like these"))
+    from rbft.serving.predictor import classify, render_answers
 
-    answers = Classifier.load(checkpoint).answer(clips, rationale=rationale)
-    if as_json:
-        for answer in answers:
-            sys.stdout.write(answer.model_dump_json() + "\n")
-    else:
-        render_answers(answers, Console())
+    answers = []
+    try:
+        for answer in classify(checkpoint, clips, rationale=rationale):
+            answers.append(answer)
+            if as_json:
+                sys.stdout.write(answer.model_dump_json() + "\n")
+                sys.stdout.flush()
+    except StoppedError:
+        told = f"interrupted; {len(answers):,} of {len(clips):,} clips were classified and printed"
+        raise StoppedError(f"{told}: give the command again with the others") from None
+    finally:
+        if answers and not as_json:
+            render_answers(answers, Console())
 
 
 @app.command()
@@ -489,6 +501,9 @@ def main() -> None:
         for fault in faults:
             sys.stderr.write(f"rbft: {printable(fault)}\n")
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before a command's own work; there it ends with the code below
+        sys.stderr.write("rbft: interrupted; the same command continues from here\n")
+        sys.exit(SECOND_INTERRUPT)
     except SystemExit as stop:
         if stop.code == SECOND_INTERRUPT:
             sys.stderr.write("rbft: interrupted; the same command continues from here\n")

@@ -87,5 +87,5 @@ class StoppedError(RbftError):
 
     exit_code = 75
 
-    def __init__(self) -> None:
-        super().__init__("interrupted; the same command continues from here")
+    def __init__(self, told: str = "interrupted; the same command continues from here") -> None:
+        super().__init__(told)

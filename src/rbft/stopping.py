@@ -103,10 +103,14 @@ def stoppable() -> Iterator[None]:
         undo.callback(theirs.shutdown, socket.SHUT_RDWR)
         undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False))
         os.register_at_fork(after_in_child=_forked)
-        _Stop.asked = False
+        undo.callback(_forget)
         for number, handler in _handlers().items():
             undo.callback(signal.signal, number, signal.signal(number, handler))
         yield
+
+
+def _forget() -> None:
+    _Stop.asked = False
 
 
 def _handlers() -> dict[int, Any]:

@@ -182,9 +182,14 @@ def checkpoint_faults(folder: Path) -> list[str]:
     """Why a folder is no checkpoint, by its names alone: one line, or none. Nothing is read."""
     if not folder.is_dir():
         return [f"{folder}: no such folder{address_hint(folder)}; give the folder of a checkpoint that rbft trained"]
-    if (folder / "checkpoints").is_dir():
-        inside = ", ".join(sorted(f.name for f in (folder / "checkpoints").iterdir() if not f.name.startswith(".")))
-        return [f"{folder}: a run directory; name one of its checkpoints: checkpoints/ holds {inside}"]
+    if is_run(folder):
+        inside = ", ".join(sorted(f.name for f in (folder / "checkpoints").glob("*") if not f.name.startswith(".")))
+        if inside:
+            return [f"{folder}: a run directory; name one of its checkpoints: checkpoints/ holds {inside}"]
+        return [
+            f"{folder}: a run directory without a finished checkpoint; run its experiment again, which trains what its "
+            "arms still lack"
+        ]
     if not (folder / CARD).is_file():
         return [f"{folder}: no {CARD}: not a checkpoint that rbft trained, so it has no labels or prompts"]
     return []

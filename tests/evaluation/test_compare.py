@@ -154,6 +154,10 @@ def test_a_missing_file_is_named_beside_the_other_files_faults(tmp_path: Path) -
         f"{a}: cannot be read: No such file or directory",
         f"{b}: the file is empty; it needs the columns clip_id, label, predicted",
     ]
+    with pytest.raises(UserError) as error:
+        compare_files(tmp_path, b)
+    told = "a folder; name a CSV of predictions, as a run keeps in predictions/ARM-seedN.csv"
+    assert error.value.faults[0] == f"{tmp_path}: {told}"
 
 
 def test_a_true_label_outside_the_given_ones_gets_the_nearest_spelling(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from rbft import stopping
+from rbft.errors import StoppedError
 
 SAID = "rbft: interrupted; the same command continues from here\n"
 
@@ -65,6 +67,21 @@ def test_asked_to_end_with_nothing_begun_it_ends_at_once(script: str) -> None:
         [sys.executable, "-c", f"import os, signal\n{script}"], capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stderr) == (75, SAID)
+
+
+def test_an_interrupt_while_the_command_line_is_made_up_is_told() -> None:
+    """Typer hears it from where it parses on."""
+    script = "import os, signal, rbft.cli\nfrom rbft.__main__ import command\n"
+    script += "rbft.cli.app = lambda: os.kill(os.getpid(), signal.SIGINT)\ncommand()"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, SAID)
+
+
+def test_after_stoppable_work_nobody_is_asked_to_end() -> None:
+    with pytest.raises(StoppedError), stopping.stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        stopping.check()
+    stopping.check()
 
 
 def test_a_second_sigterm_changes_nothing() -> None:

@@ -22,7 +22,7 @@ from tests.commands import command
 from rbft import stopping
 from rbft.files import read_jsonl
 from rbft.records import Rationale
-from rbft.store import is_sealed
+from rbft.store import is_sealed, read_card
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 
 SAID = "rbft: interrupted; the same command continues from here\n"
@@ -120,6 +120,27 @@ def test_asked_to_end_in_reading_writing_and_training_it_is_the_same_run(
     assert len(list(run.glob("checkpoints/[!.]*"))) == 2
     assert command("run", str(experiment), f"output={json.dumps(str(tmp_path))}") == 0
     same_artifacts(run, whole)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("number", "as_json"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_predict_asked_to_end_keeps_what_it_printed(
+    number: signal.Signals, as_json: bool, whole: Path, experiment: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The signal comes with the second of four clips, which is finished."""
+    [folder] = [f for f in whole.glob("checkpoints/[!.]*") if read_card(f).checkpoint.stage == "label"]
+    clips = [str(path) for path in sorted(experiment.parent.rglob("*.mp4"))[:4]]
+    monkeypatch.setattr(stopping, "GRACE_SECONDS", 600.0)
+    signalled(monkeypatch, "rbft.serving.predictor:Classifier._one", 2, number)
+    assert command("predict", str(folder), *clips, *["--json"] * as_json) == 75
+    printed = capsys.readouterr()
+    assert [clip for clip in clips if Path(clip).name in printed.out.replace("\n", "")] == clips[:2]
+    if as_json:
+        assert [json.loads(line)["path"] for line in printed.out.splitlines()] == clips[:2]
+    assert printed.err.splitlines()[-1] == (
+        "rbft: interrupted; 2 of 4 clips were classified and printed: give the command again with the others"
+    )
 
 
 def test_a_lost_terminal_ends_no_check(experiment: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rbft.clips.duplicates import split_and_leaks
 from rbft.clips.frames import Frames, plan_frames
 from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.inspection import Inspection, Problem
-from rbft.clips.manifest import Listing, Row, show
+from rbft.clips.manifest import Listing, Row, listing_of_files, show
 from rbft.clips.pool import Reader, readers
 from rbft.clips.split import split_faults, split_notes
 from rbft.errors import ClipError, ManifestError, StoreError
@@ -118,6 +118,20 @@ def inspect_clips(
     """Read every listed clip, as `Reading` does, and wait for the last."""
     reading = Reading(listing, sampling=sampling, grid=grid, limits=limits, workers=workers, cache=cache)
     return reading.finish(progress)
+
+
+def read_files(
+    files: Sequence[str | Path], cache: FrameCache, *, sampling: Sampling, grid: Grid, limits: ClipLimits | None = None
+) -> tuple[Listing, ClipFrames]:
+    """The files that a command names, with their frames; raises ManifestError naming all that cannot be read."""
+    listing = listing_of_files([Path(file) for file in files])
+    inspections = inspect_clips(listing, sampling=sampling, grid=grid, limits=limits or ClipLimits(), cache=cache)
+    bad = [Bad(show(i.row.listed), i.problem.reason, show(i.problem.detail)) for i in inspections if i.problem]
+    if bad:
+        lines = by_reason(bad, "mend these, and the next run lists the rest")
+        told = f"{len(bad):,} of {len(inspections):,} clips cannot be read, and nothing was done with the others"
+        raise ManifestError([*lines, f"{told}: mend these files, or name the others alone"])
+    return listing, clip_frames(cache, inspections)
 
 
 def _inspect(

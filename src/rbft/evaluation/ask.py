@@ -33,7 +33,7 @@ from rbft.progress import Reporter
 from rbft.prompts import Prompts, Reasoning, load_prompts
 from rbft.results import Asking, AskReport, QuestionScore
 from rbft.rewards import ungradable
-from rbft.store import CARD, folder_faults, is_run, read_card
+from rbft.store import CARD, checkpoint_faults, folder_faults, is_run, read_card
 
 MAX_NEW_TOKENS = 1_024
 """As VideoRFT's rollouts."""
@@ -190,8 +190,7 @@ def respondent_of(model: str, choices: Choices) -> Respondent:
     """A model by name with what belongs to it; raises UserError, with every fault, for none and for a run directory."""
     folder = Path(model).expanduser()
     if is_run(folder):
-        inside = ", ".join(sorted(f.name for f in (folder / "checkpoints").glob("*") if not f.name.startswith(".")))
-        raise UserError(f"{model}: a run directory; name one of its checkpoints: checkpoints/ holds {inside or 'none'}")
+        raise UserError(checkpoint_faults(folder))
     respondent = _of_card(model, folder, choices) if (folder / CARD).is_file() else _of_base(model, choices)
     changes: dict[str, Any] = {"fps": choices.fps, "max_frames": choices.frames, "max_pixels": choices.max_pixels}
     return replace(

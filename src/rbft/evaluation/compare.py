@@ -127,6 +127,9 @@ def _read(path: Path, faults: list[str]) -> dict[str, tuple[str, str]] | None:
     """True label and answer by clip id; appends faults, and gives None where there are no rows to go on with."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
+    except IsADirectoryError:
+        faults.append(f"{path}: a folder; name a CSV of predictions, as a run keeps in predictions/ARM-seedN.csv")
+        return None
     except OSError as error:
         faults.append(f"{path}: {why_unread(path, error)}")
         return None

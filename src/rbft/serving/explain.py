@@ -16,11 +16,11 @@ from rich.text import Text
 
 from rbft.clips.cache import FrameCache
 from rbft.clips.frames import Frames
-from rbft.clips.ingest import clip_frames, inspect_clips
-from rbft.clips.manifest import listing_of_files, show
+from rbft.clips.ingest import read_files
+from rbft.clips.manifest import show
 from rbft.errors import UserError
 from rbft.evaluation.predict import LabelQuery
-from rbft.experiment import ClipLimits, Evaluation, Experiment, Sampling, load_experiment
+from rbft.experiment import Evaluation, Experiment, Sampling, load_experiment
 from rbft.files import temporary_folder, write_record
 from rbft.models.attention import FloatArray, VisualAttention, scaled, visual_attention
 from rbft.models.sources import EMBEDDED
@@ -130,17 +130,9 @@ def explain_clips(
     labels = list(question.prompts.labels)
     if label is not None and label not in labels:
         raise UserError(f"--label {label!r} is not a label of this checkpoint; its labels are {', '.join(labels)}")
-    listing = listing_of_files(list(files))
-    names = _folder_names([row.listed for row in listing.rows])
     with temporary_folder() as folder:
-        cache = FrameCache(folder)
-        inspections = inspect_clips(
-            listing, sampling=question.sampling, grid=vlm.grid, limits=ClipLimits(), workers=0, cache=cache
-        )
-        bad = [f"{show(i.row.listed)}: {i.problem[0]}: {show(i.problem[1])}" for i in inspections if i.problem]
-        if bad:
-            raise UserError(bad)
-        frames = clip_frames(cache, inspections)
+        listing, frames = read_files(files, FrameCache(folder), sampling=question.sampling, grid=vlm.grid)
+        names = _folder_names([row.listed for row in listing.rows])
         query = LabelQuery(
             vlm, question.prompts, Evaluation.model_validate(
                 {"length_normalisation": question.length_normalisation, "generate": False}

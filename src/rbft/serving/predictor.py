@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -12,18 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from rbft.clips.cache import FrameCache
-from rbft.clips.ingest import ClipFrames, clip_frames, inspect_clips
-from rbft.clips.manifest import Row, listing_of_files, show
-from rbft.errors import UserError
+from rbft.clips.ingest import ClipFrames, read_files
+from rbft.clips.manifest import Listing, Row, show
 from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import ClipLimits, Evaluation
 from rbft.files import temporary_folder
 from rbft.models.generate import generate
 from rbft.models.shape import shape_of
 from rbft.models.sources import resolve
-from rbft.models.vlm import VLM, TokenCounter, device_name, model_shape, this_device
+from rbft.models.vlm import VLM, TokenCounter, device_name, grid_of, model_shape, this_device
 from rbft.progress import printable
 from rbft.records import FramePlan, Probability, Record
+from rbft.stopping import check
 from rbft.store import Card, read_classifier
 from rbft.training.fit import predicting
 from rbft.training.plan import MemoryPlan, running_out, size
@@ -57,9 +57,7 @@ class Classifier:
     @classmethod
     def load(cls, folder: str | Path, *, allow_remote_code: bool = False) -> Classifier:
         """Load a checkpoint of a run; its files are checked against their checksums first. Raises CheckpointError."""
-        card = read_classifier(Path(folder))
-        with running_out(device_name(), lambda: [_weights(str(folder), allow_remote_code)], OTHER_DEVICE):
-            return cls(VLM.load(folder, allow_remote_code=allow_remote_code), card)
+        return _loaded(folder, read_classifier(Path(folder)), allow_remote_code)
 
     @property
     def labels(self) -> list[str]:
@@ -81,26 +79,19 @@ class Classifier:
         self, files: Sequence[str | Path], *, rationale: bool = False, limits: ClipLimits | None = None
     ) -> list[Answer]:
         """Classify files, in their order."""
-        listing = listing_of_files([Path(file) for file in files])
         with temporary_folder() as folder:
-            cache = FrameCache(folder)
-            inspections = inspect_clips(
-                listing,
-                sampling=self._card.sampling,
-                grid=self._vlm.grid,
-                limits=limits or ClipLimits(),
-                workers=0,
-                cache=cache,
+            read = read_files(
+                files, FrameCache(folder), sampling=self._card.sampling, grid=self._vlm.grid, limits=limits
             )
-            bad = [i for i in inspections if i.problem is not None]
-            if bad:
-                raise UserError(
-                    [f"{show(i.row.listed)}: {i.problem[0]}: {show(i.problem[1])}" for i in bad if i.problem]
-                )
-            frames = clip_frames(cache, inspections)
-            plans = [frames.plan(row.clip_id) for row in listing.rows]
-            with running_out(device_name(), lambda: self._plan(plans).lines(), f"shorten the clips, or {OTHER_DEVICE}"):
-                return [self._one(row, frames, rationale) for row in listing.rows]
+            return list(self.answers(*read, rationale=rationale))
+
+    def answers(self, listing: Listing, frames: ClipFrames, *, rationale: bool) -> Iterator[Answer]:
+        """Classify clips whose frames were read, one after another."""
+        plans = [frames.plan(row.clip_id) for row in listing.rows]
+        with running_out(device_name(), lambda: self._plan(plans).lines(), f"shorten the clips, or {OTHER_DEVICE}"):
+            for row in listing.rows:
+                check()
+                yield self._one(row, frames, rationale)
 
     def _plan(self, plans: Sequence[FramePlan]) -> MemoryPlan:
         """What memory was to be expected, of these clips one after another."""
@@ -136,6 +127,22 @@ class Classifier:
             log_probabilities=prediction.log_probabilities,
             rationale=text if rationale else None,
         )
+
+
+def classify(folder: Path, files: Sequence[Path], *, rationale: bool = False) -> Iterator[Answer]:
+    """`rbft predict CHECKPOINT CLIP…`: an answer a clip, as it comes.
+
+    All clips are read before the model is loaded: raises UserError naming every one that cannot be.
+    """
+    card = read_classifier(folder)
+    with temporary_folder() as place:
+        read = read_files(files, FrameCache(place), sampling=card.sampling, grid=grid_of(resolve(str(folder))))
+        yield from _loaded(folder, card).answers(*read, rationale=rationale)
+
+
+def _loaded(folder: str | Path, card: Card, allow_remote_code: bool = False) -> Classifier:
+    with running_out(device_name(), lambda: [_weights(str(folder), allow_remote_code)], OTHER_DEVICE):
+        return Classifier(VLM.load(folder, allow_remote_code=allow_remote_code), card)
 
 
 def _weights(folder: str, allow_remote_code: bool) -> str:
