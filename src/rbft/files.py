@@ -415,9 +415,11 @@ def refused(path: Path, error: OSError, needed_bytes: int | None = None) -> Stor
         return StoreError(f"{what}. Make it writable, or name another `output`")
     if error.errno not in _NO_ROOM:
         return StoreError(what)
-    there = next(place for place in path.absolute().parents if place.exists())
-    needed = "" if needed_bytes is None else f"{_size(needed_bytes)} needed, "
-    return StoreError(f"{what} ({needed}{_size(shutil.disk_usage(there).free)} free). {_MAKE_ROOM}")
+    facts = [] if needed_bytes is None else [f"{_size(needed_bytes)} needed"]
+    if error.errno == errno.ENOSPC:  # beside a quota, what the disk has free says nothing
+        there = next(place for place in path.absolute().parents if place.exists())
+        facts.append(f"{_size(shutil.disk_usage(there).free)} free")
+    return StoreError(what + (f" ({', '.join(facts)})" if facts else "") + f". {_MAKE_ROOM}")
 
 
 def _size(count: int) -> str:
