@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +103,25 @@ def test_the_second_time_nothing_is_decoded_nor_opened(folder: Path, tmp_path_fa
     assert sum(i.decoded for i in changed) == 8
     write_clip(folder / "3.mp4", [picture(207 + i) for i in range(10)])
     assert [i.decoded for i in inspect(folder / "clips.csv", cache)] == [n == 3 for n in range(8)]
+
+
+def test_a_cached_clip_is_opened_once(eight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FrameCache(tmp_path)
+    first = inspect(eight / "clips.csv", cache)
+    opened: list[Path] = []
+    original = Path.open
+
+    def noted(path: Path, *how: Any, **more: Any) -> Any:
+        opened.append(path)
+        return original(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", noted)
+    assert [i.thumbnails for i in inspect(eight / "clips.csv", cache)] == [i.thumbnails for i in first]
+    frames = [path for path in opened if path.suffix == ".safetensors"]
+    assert sorted(frames) == sorted(cache.path(str(i.key)) for i in first)
+    opened.clear()
+    cache.read(str(first[0].key))
+    assert opened == [cache.path(str(first[0].key))]
 
 
 def test_a_damaged_cache_file_is_made_again(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
