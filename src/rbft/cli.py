@@ -86,7 +86,7 @@ def check(
         changes["allow_outside"] = allow_outside or None
         asked = load_experiment(clips, [f"{k}={json.dumps(v)}" for k, v in changes.items() if v is not None])
         from rbft.models.vlm import local_source  # loads torch; a fault in the file is told before that
-        from rbft.runs import check_run
+        from rbft.preparing import check_run
 
         source = local_source(asked.model, revision=asked.revision, allow_remote_code=asked.allow_remote_code)
         result = check_run(asked, source)

@@ -121,7 +121,7 @@ def check_experiment(experiment: Experiment, grid: Grid | None, listing: Listing
     """Check an experiment's clips as its run would read them; `grid` is its model's, None where it is not known.
 
     `listing` holds the clips of questions, where the experiment is about these.
-    `rbft.runs.check_run` adds what its arms need of them.
+    `rbft.preparing.check_run` adds what its arms need of them.
     """
     result = check(
         Path(experiment.clips).expanduser(),
