@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from rbft.ahead import frame_cache
+from rbft.ahead import begin, frame_cache, listing_of
 from rbft.answers import AuditThresholds, load_thresholds
 from rbft.clips.changes import changed_clips
 from rbft.clips.check import CheckResult, check_experiment
 from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.ingest import Reading, build_manifest, clip_frames, manifest_of
-from rbft.clips.manifest import Listing, read_manifest
+from rbft.clips.manifest import Listing
 from rbft.clips.question_set import QuestionSet, read_question_set, used_questions
 from rbft.errors import CheckpointError, ManifestError, UserError
 from rbft.evaluation.curve import curve_faults, with_share
@@ -60,9 +59,7 @@ def look_up(experiment: Experiment) -> Found:
         listing = questions.listing
     else:
         questions = None
-        listing = read_manifest(
-            Path(experiment.clips).expanduser(), labels=experiment.labels, allow_outside=experiment.allow_outside
-        )
+        listing = listing_of(experiment)
         if listing.faults:
             raise ManifestError(listing.faults)
         prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
@@ -86,14 +83,7 @@ def prepare(
     sweep(store.root)
     sweep(cache.root)
     if ahead is None or ahead.listing != listing or ahead.grid != found.grid:
-        ahead = Reading(
-            listing,
-            sampling=experiment.sampling,
-            grid=found.grid,
-            limits=experiment.limits,
-            workers=experiment.workers,
-            cache=cache,
-        )
+        ahead = begin(experiment, listing, found.grid)
     with reporter.counted("Reading clips", len(listing.rows), since=ahead.since) as advance:
         inspections = ahead.finish(advance)
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
