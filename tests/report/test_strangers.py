@@ -159,4 +159,6 @@ def test_letters_that_cannot_be_printed_are_spelled_on_a_page(
     payload: str, report: Report, page_of: Callable[[str], Any]
 ) -> None:
     spelled = "".join(c if c.isprintable() or c in "\u202e\ud800" else f"\\x{ord(c):02x}" for c in payload)
-    assert spelled.replace("\ud800", "?") in page_of(report_page(payload, report, figures=True)).text
+    page = report_page(payload, report, figures=True)
+    assert spelled.replace("\ud800", "?") in page_of(page).text
+    assert not set("\x00\x07\x1b\x9b\ud800") & set(page)
