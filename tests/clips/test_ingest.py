@@ -138,6 +138,21 @@ def test_a_damaged_cache_file_is_made_again(folder: Path, tmp_path_factory: pyte
     assert all(i.problem is None for i in again)
 
 
+def test_damaged_frames_of_a_version_without_thumbnails_are_made_again(eight: Path, tmp_path: Path) -> None:
+    cache = FrameCache(tmp_path)
+    first = inspect(eight / "clips.csv", cache)[2]
+    assert first.sha256 is not None and first.plan is not None and first.key is not None
+    whole = cache.path(first.key).read_bytes()
+    cache.write(first.sha256, first.plan, cache.read(first.key))
+    older = bytearray(cache.path(first.key).read_bytes())
+    assert len(older) < len(whole)
+    assert not inspect(eight / "clips.csv", cache)[2].decoded, "they are made of its frames"
+    older[-1] ^= 1
+    cache.path(first.key).write_bytes(older)
+    again = inspect(eight / "clips.csv", FrameCache(tmp_path))[2]
+    assert again.decoded and again.problem is None and cache.path(first.key).read_bytes() == whole
+
+
 def test_without_a_cache_frames_are_decoded_and_dropped(eight: Path) -> None:
     for _ in range(2):
         found = inspect(eight / "clips.csv")
