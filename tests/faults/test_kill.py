@@ -26,7 +26,7 @@ TRAINING_STEP = "rbft.training.supervised:AnswerTrainer.training_step"
 PUBLISH = "rbft.training.stages:publish"
 POINTS = {
     "a clip's frames are in the cache": At(READ, 3, after=True),
-    "the manifest is not written": At("rbft.runs:write_record", 2),
+    "the manifest is not written": At("rbft.preparing:write_record", 2),
     "in the fourth token of the second batch of rationales": At(FORWARD, 4, within=At(WRITE, 2)),
     "in the second step": At(TRAINING_STEP, 2),
     "the optimizer is not saved": At("rbft.training.supervised:StageTrainer._save_optimizer_and_scheduler"),
