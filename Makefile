@@ -18,7 +18,7 @@ demo: $(READY)  ## the whole method on the embedded model: a table, a verdict, a
 	$(BIN)/rbft demo $(ARGS)
 
 test: $(READY)  ## the tests, with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 nightly: $(READY)  ## what no CI run has time for: many kills, broken clips and attacks; docs/reliability.md has the results
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly $(ARGS)

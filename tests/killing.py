@@ -1,4 +1,4 @@
-"""Commands that are killed, at a point of the program or by the clock; and what they leave, to be compared.
+"""Commands that are killed or asked to end, at a point of the program or by the clock; and what they leave.
 
 `ForkServer` imports everything once and forks for each command, so that an attempt costs what the command itself does.
 """
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 KILLED = {-signal.SIGKILL, -signal.SIGALRM}
+STOPPED = 75
 IMPORTED = (
     "rbft.cli", "rbft.ahead", "rbft.runs", "rbft.curated", "rbft.evaluation.ask", "rbft.report.curation",
     "rbft.serving.predictor", "rbft.serving.explain", "rbft.clips.check", "rbft.models.vlm",
@@ -38,7 +39,8 @@ IMPORTED = (
 class At:
     """A point of the program: the n-th call of `module:function`, before it or after; counted from `within` on.
 
-    With `seconds` the alarm that ends the process is set there, and goes off so much later.
+    There the process is killed. With `seconds` the alarm that ends it is set, and goes off so much later; with `ask`
+    it is sent this signal, which it may heed, and goes on.
     """
 
     function: str
@@ -46,6 +48,7 @@ class At:
     after: bool = False
     within: At | None = None
     seconds: float = 0.0
+    ask: int | None = None
 
     def path(self) -> list[At]:
         """From the outermost call to this one."""
@@ -133,6 +136,8 @@ def _arm(points: Sequence[dict[str, Any]]) -> None:
     def reached() -> None:
         if later:
             _arm(later)
+        elif point["ask"]:
+            os.kill(os.getpid(), point["ask"])
         elif point["seconds"]:
             signal.setitimer(signal.ITIMER_REAL, point["seconds"])  # unhandled, as abrupt as SIGKILL
         else:
@@ -249,7 +254,7 @@ def _ended(code: int, began: float, request: str) -> Ended:
     notes = [json.loads(line) for line in read["note"].splitlines()]
     noted = tuple((name, tuple(numbers)) for name, numbers, seconds in notes if seconds is None)
     took = tuple((name, seconds) for name, _, seconds in notes if seconds is not None)
-    assert code in KILLED | {0}, read["err"]
+    assert code in KILLED | {0, STOPPED}, read["err"]
     return Ended(code, time.monotonic() - began, noted, took, read["out"], read["err"])
 
 
@@ -257,6 +262,7 @@ def _ended(code: int, began: float, request: str) -> Ended:
 
 VOLATILE = re.compile(r"(^|/)(\.lock|timing\.jsonl|events\.out\.tfevents\.[^/]*)$")
 TIMINGS = re.compile(r'<section id="timings">.*?</section>', re.DOTALL)
+RESULTS = re.compile(r"(rationales|predictions)/|checkpoints/.*\.safetensors$|logs/.*losses")
 PART = re.compile(r"(^|/)\.[^/]+\.part$")
 
 
@@ -280,6 +286,18 @@ def same(folder: Path, whole: Path) -> None:
     ours, theirs = contents(folder), contents(whole)
     assert sorted(ours) == sorted(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def same_results(run: Path, whole: Path) -> None:
+    """Rationales, weights, losses and predictions are the same to the byte, and no work is left over.
+
+    For runs that differ in a setting which changes none of them.
+    """
+    ours, theirs = contents(run), contents(whole)
+    made = [name for name in theirs if RESULTS.match(name)]
+    assert len({name.split("/")[0] for name in made}) == 4, "of each kind"
+    assert [name for name in made if ours.get(name) != theirs[name]] == []
+    assert not list(run.glob("checkpoints/.*"))
 
 
 def parts(folder: Path) -> list[Path]:

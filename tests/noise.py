@@ -1,4 +1,4 @@
-"""Frames of noise with their plans: enough for everything about models that is not about seeing."""
+"""Frames of noise, or of nothing, with their plans: enough for everything about models that is not about seeing."""
 
 from __future__ import annotations
 
@@ -34,3 +34,15 @@ class NoiseClips:
     def read_with_plan(self, clip_id: str) -> tuple[Frames, FramePlan]:
         """Both at once."""
         return noise_clip(int(clip_id), self._grid)
+
+
+class Still:
+    """Every clip has two black frames, at 0 and 2 seconds."""
+
+    def read(self, clip_id: str) -> Frames:
+        return Frames(np.zeros((2, 28, 28, 3), np.uint8), np.array([0.0, 2.0]))
+
+    def plan(self, clip_id: str) -> FramePlan:
+        return FramePlan(
+            times_seconds=(0.0, 2.0), width=28, height=28, frames_per_second=0.5, short_clip_policy="error"
+        )

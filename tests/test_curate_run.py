@@ -378,7 +378,7 @@ def test_faults_of_questions_are_told_at_once(
     told = capfd.readouterr().err
     for line in (
         "problem_id 1 stands there as a number and as text; give each row its own",
-        "problem 50: ../out.mp4 lies outside",
+        "problem 50: path '../out.mp4' leads outside",
         "bad.jsonl:4: problem 51: fields: problem: field required",
         "question '52': the answer 'many' cannot be graded; a numerical answer is one plain number",
     ):

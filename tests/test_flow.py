@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -21,10 +22,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import rbft
 from commands import command
 from connections import connections
+from rbft import stopping
 from rbft.errors import UserError
 from rbft.files import read_jsonl, read_record, sha256_of
 from rbft.records import Manifest, Prediction, Rationale
 from rbft.report.schema import report_schema
+from rbft.serving.predictor import Classifier
 from rbft.store import read_card, verify
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 
@@ -342,6 +345,35 @@ def test_every_clip_that_cannot_be_read_is_named_and_nothing_is_classified(
         "rbft: 14 of 15 clips cannot be read, and nothing was done with the others: mend these files, or name the "
         "others alone",
     ]
+
+
+@pytest.mark.parametrize(("number", "as_json"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_predict_asked_to_end_keeps_what_it_printed(
+    number: signal.Signals, as_json: bool, finished: Path, yard: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The signal comes with the second of four clips, which is finished."""
+    folder = next(f for f in (finished / "checkpoints").iterdir() if read_card(f).checkpoint.stage == "label")
+    monkeypatch.chdir(yard.parent)
+    clips = [str(path.relative_to(yard.parent)) for path in sorted(yard.parent.rglob("*.mp4"))[:4]]
+    one, asked = Classifier._one, []
+
+    def signalled(*given: Any) -> Any:
+        asked.append(given)
+        if len(asked) == 2:
+            os.kill(os.getpid(), number)
+        return one(*given)
+
+    monkeypatch.setattr(stopping, "GRACE_SECONDS", 600.0)
+    monkeypatch.setattr(Classifier, "_one", signalled)
+    assert command("predict", str(folder), *clips, *["--json"] * as_json) == 75
+    printed = capsys.readouterr()
+    assert [clip for clip in clips if clip in printed.out] == clips[:2]
+    if as_json:
+        assert [json.loads(line)["path"] for line in printed.out.splitlines()] == clips[:2]
+    assert printed.err.splitlines()[-1] == (
+        "rbft: interrupted; 2 of 4 clips were classified and printed: give the command again with the others"
+    )
 
 
 def test_a_changed_checkpoint_is_not_used(experiment: Path, finished: Path, tmp_path: Path) -> None:

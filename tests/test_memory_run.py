@@ -127,7 +127,7 @@ def test_a_finished_run_is_reported_and_explained_on_a_smaller_machine(
     root = tmp_path / "mine"
     kept = {path: path.read_bytes() for path in (root / "checkpoints").rglob("*") if path.is_file()}
     planned = (root / "memory.json").read_bytes()
-    monkeypatch.setattr("rbft.runs.this_device", lambda _: Device("CPU", "cpu", int(TINY * GIB)))
+    monkeypatch.setattr("rbft.preparing.this_device", lambda _: Device("CPU", "cpu", int(TINY * GIB)))
     assert command("explain", str(root), "--attention", "--objects", "motion") == 2
     assert "found no object in 4 test clips" in capsys.readouterr().err, "these clips have none; memory is no matter"
     assert (root / "memory.json").read_bytes() == planned

@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import multiprocessing
 import os
 import sys
 from typing import NoReturn
@@ -34,6 +35,8 @@ def command() -> NoReturn:
     if not isinstance(code, int):
         sys.stderr.write(f"{code}\n")
         code = 1
+    for child in multiprocessing.active_children():
+        child.kill()  # a reader that is stuck would be waited for
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from rbft.clips.cache import FrameCache
 from rbft.clips.ingest import Reading
-from rbft.clips.manifest import read_manifest
+from rbft.clips.manifest import Listing, read_manifest
 from rbft.errors import UserError
 from rbft.experiment import Experiment
 from rbft.models.family import stated_grid
 from rbft.models.sources import is_on_hub, resolve
+from rbft.records import Grid
 
 
 @contextmanager
@@ -35,15 +36,24 @@ def _begun(experiment: Experiment) -> Reading | None:
     if experiment.questions is not None or is_on_hub(experiment.model):
         return None
     try:
-        listing = read_manifest(
-            Path(experiment.clips).expanduser(), labels=experiment.labels, allow_outside=experiment.allow_outside
-        )
+        listing = listing_of(experiment)
         source = resolve(experiment.model, allow_remote_code=experiment.allow_remote_code)
     except UserError:
         return None
     grid = stated_grid(source.folder)
     if listing.faults or grid is None:
         return None
+    return begin(experiment, listing, grid)
+
+
+def listing_of(experiment: Experiment) -> Listing:
+    """The labelled clips that an experiment names."""
+    clips = Path(experiment.clips).expanduser()
+    return read_manifest(clips, labels=experiment.labels, allow_outside=experiment.allow_outside)
+
+
+def begin(experiment: Experiment, listing: Listing, grid: Grid) -> Reading:
+    """Begin to read listed clips as an experiment wants them, into its cache."""
     return Reading(
         listing,
         sampling=experiment.sampling,

@@ -12,10 +12,10 @@ from string import ascii_uppercase
 from rbft.answers import load_thresholds
 from rbft.asking import label_question, prompt_faults
 from rbft.clips.cache import FrameCache
-from rbft.clips.grouped import Bad, by_reason, counted
+from rbft.clips.grouped import Bad, by_reason, counted, first_of
 from rbft.clips.ingest import bad_clip_faults, clip_frames, inspect_clips
 from rbft.clips.inspection import Inspection
-from rbft.clips.manifest import Listing, Row, read_manifest
+from rbft.clips.manifest import ClipFolder, Listing, Row, read_manifest
 from rbft.clips.videorft import VideoRFTRow, read_videorft, row_of, write_videorft
 from rbft.curation import CurationPrompts
 from rbft.errors import ManifestError
@@ -147,15 +147,14 @@ def _of_rows(job: CurationJob, path: Path) -> tuple[_Asked, list[str]]:
     read = read_videorft(path)
     other = [bad for bad in read.bad if bad.reason == "not_video"]
     faults = by_reason([bad for bad in read.bad if bad.reason != "not_video"], "mend the file")
-    root = Path(os.path.realpath(path.parent))
+    inside, outside = ClipFolder(path.parent, "allow it with allow_outside: true"), list[str]()
     clips: dict[str, Row] = {}
     for row in read.rows:
-        real = Path(os.path.realpath(path.parent / row.path))
-        if not job.allow_outside and not real.is_relative_to(root):
-            faults.append(
-                f"problem {row.problem_id!r}: {row.path} lies outside {path.parent}; set allow_outside to read it"
-            )
-        clips.setdefault(row.path, Row(row.path, real, row.path, f"problem {row.problem_id!r}"))
+        real = os.path.realpath(path.parent / row.path)
+        if not job.allow_outside and (fault := inside.fault(row.path, real)):
+            outside.append(f"problem {row.problem_id!r}: {fault}")
+        clips.setdefault(row.path, Row(row.path, Path(real), row.path, f"problem {row.problem_id!r}"))
+    faults += first_of(outside, "clips outside the folder of the questions")
     notes = [f"{path.name}: {counted(other)}: rows that are not about a video are left out"] if other else []
     questions = [row.question for row in read.rows]
     alike = [name for name, count in Counter(str(row.problem_id) for row in read.rows).items() if count > 1]

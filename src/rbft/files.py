@@ -440,8 +440,10 @@ def refused(path: Path, error: OSError, needed_bytes: int | None = None) -> Stor
     what = f"{path}: cannot be written: {error.strerror or error}"
     there = next(place for place in path.absolute().parents if place.exists())
     if error.errno in _NO_ROOM:
-        needed = "" if needed_bytes is None else f"{_size(needed_bytes)} needed, "
-        return StoreError(f"{what} ({needed}{_size(shutil.disk_usage(there).free)} free). {_MAKE_ROOM}")
+        facts = [] if needed_bytes is None else [f"{_size(needed_bytes)} needed"]
+        if error.errno == errno.ENOSPC:  # beside a quota, what the disk has free says nothing
+            facts.append(f"{_size(shutil.disk_usage(there).free)} free")
+        return StoreError(what + (f" ({', '.join(facts)})" if facts else "") + f". {_MAKE_ROOM}")
     if not there.is_dir():
         return StoreError(f"{what}. {there} is a file where a folder is needed: move it away, {_ELSEWHERE}")
     if error.errno == errno.EISDIR:

@@ -108,11 +108,9 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
     """
     experiment = findings.experiment
     rows = {name: _row(findings, run) for name, run in findings.arms.items()}
-    comparisons = compare_all(
-        {name: run.predictions for name, run in findings.arms.items()},
-        labels=findings.labels,
-        resamples=experiment.evaluation.resamples,
-    )
+    predictions = {name: run.predictions for name, run in findings.arms.items()}
+    resamples = experiment.evaluation.resamples
+    comparisons = compare_all(predictions, labels=findings.labels, resamples=resamples)
     dataset = dataset_report(findings.manifest)
     answered = _baselines(findings)
     curves = _curves(findings)
@@ -145,11 +143,7 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         arms=rows,
         baselines={name: _accuracy(made) for name, made in answered.items()},
         comparisons=tuple(comparisons),
-        categories=category_reports(
-            {name: run.predictions for name, run in findings.arms.items()},
-            findings.manifest,
-            resamples=experiment.evaluation.resamples,
-        ),
+        categories=category_reports(predictions, findings.manifest, resamples=resamples),
         learning_curve=curves,
         rationales=rationales,
         retention=findings.retention,
@@ -164,9 +158,9 @@ def write_findings(findings: Findings) -> tuple[Report, Path, Path | None]:
         + tuple(untimed)
         + tuple(skipped_steps(findings.store, {name: run.checkpoints for name, run in findings.arms.items()})),
     )
-    for name, run in findings.arms.items():
-        for seed, predictions in run.predictions.items():
-            write_predictions_csv(findings.store.root / "predictions" / f"{name}-seed{seed}.csv", predictions)
+    for name, by_seed in predictions.items():
+        for seed, said in by_seed.items():
+            write_predictions_csv(findings.store.root / "predictions" / f"{name}-seed{seed}.csv", said)
     classifier = _classifier(findings, rows, advice.arm)
     page = write_report(findings.store.root, report, _material(findings, classifier))
     return report, page, classifier

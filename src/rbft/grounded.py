@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from rbft import runs
 from rbft.chains import describing_of, run_arm
 from rbft.errors import UserError
 from rbft.evaluation.grounding import focus_of, summarise
@@ -42,6 +41,7 @@ from rbft.experiment import Experiment
 from rbft.files import JsonlAppender, R, held, read_jsonl, read_record, write_record, written_whole
 from rbft.findings import ArmRun
 from rbft.models.attention import VisualAttention, scaled, visual_attention
+from rbft.preparing import look_up, prepare
 from rbft.progress import Reporter
 from rbft.prompts import Describing, Reasoning
 from rbft.records import Checkpoint, Clip, Manifest, Prediction, fingerprint
@@ -172,7 +172,7 @@ def _experiment(root: Path) -> Experiment:
 def _finished(root: Path, experiment: Experiment, reporter: Reporter) -> tuple[Session, dict[str, ArmRun]]:
     """The run's session and its arms, from what lies on disk; raises UserError where something is still to do."""
     before = read_record(root / "manifest.json", Manifest, "move it away and run the experiment again, then explain it")
-    session = runs.prepare(experiment, runs.look_up(experiment), _Finished(root), Reporter(quiet=True), finished=True)
+    session = prepare(experiment, look_up(experiment), _Finished(root), Reporter(quiet=True), finished=True)
     if session.manifest != before:
         raise UserError(f"{root}: the clips have changed since the run; run the experiment again, then explain it")
     arms = {arm.name: run_arm(session, arm) for arm in experiment.arms}

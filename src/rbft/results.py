@@ -42,6 +42,8 @@ class Leakage(Record):
 
 
 class RationaleReport(Record):
+    """Rationales of training clips: how many were written, kept, and dropped for which reason."""
+
     written: int
     kept: int
     dropped: dict[str, int]
@@ -124,6 +126,8 @@ class ArmCurve(Record):
 
 
 class DatasetReport(Record):
+    """How many clips were learnt from and tested; the accuracy of always saying the commonest test label."""
+
     train: int
     test: int
     unlabelled: int

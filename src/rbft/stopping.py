@@ -121,8 +121,12 @@ def _handlers() -> dict[int, Any]:
 
 
 def _forked() -> None:
-    """In a forked child: the watchdog counts the parent's signals alone, and the child does not outlive the parent."""
+    """In a forked child, a reader of training: signals to all are the parent's to heed, and it outlives no parent.
+
+    They are blocked and not ignored, since torch gives its readers a handler that ends them.
+    """
     signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,25 @@ def test_the_second_time_nothing_is_decoded_nor_opened(folder: Path, tmp_path_fa
     assert [i.decoded for i in inspect(folder / "clips.csv", cache)] == [n == 3 for n in range(8)]
 
 
+def test_a_cached_clip_is_opened_once(eight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FrameCache(tmp_path)
+    first = inspect(eight / "clips.csv", cache)
+    opened: list[Path] = []
+    original = Path.open
+
+    def noted(path: Path, *how: Any, **more: Any) -> Any:
+        opened.append(path)
+        return original(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", noted)
+    assert [i.thumbnails for i in inspect(eight / "clips.csv", cache)] == [i.thumbnails for i in first]
+    frames = [path for path in opened if path.suffix == ".safetensors"]
+    assert sorted(frames) == sorted(cache.path(str(i.key)) for i in first)
+    opened.clear()
+    cache.read(str(first[0].key))
+    assert opened == [cache.path(str(first[0].key))]
+
+
 def test_a_damaged_cache_file_is_made_again(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     cache = FrameCache(tmp_path_factory.mktemp("cache"))
     first = inspect(folder / "clips.csv", cache)
@@ -116,6 +136,21 @@ def test_a_damaged_cache_file_is_made_again(folder: Path, tmp_path_factory: pyte
     again = inspect(folder / "clips.csv", cache)
     assert again[2].decoded and cache.path(key).read_bytes() == whole
     assert all(i.problem is None for i in again)
+
+
+def test_damaged_frames_of_a_version_without_thumbnails_are_made_again(eight: Path, tmp_path: Path) -> None:
+    cache = FrameCache(tmp_path)
+    first = inspect(eight / "clips.csv", cache)[2]
+    assert first.sha256 is not None and first.plan is not None and first.key is not None
+    whole = cache.path(first.key).read_bytes()
+    cache.write(first.sha256, first.plan, cache.read(first.key))
+    older = bytearray(cache.path(first.key).read_bytes())
+    assert len(older) < len(whole)
+    assert not inspect(eight / "clips.csv", cache)[2].decoded, "they are made of its frames"
+    older[-1] ^= 1
+    cache.path(first.key).write_bytes(older)
+    again = inspect(eight / "clips.csv", FrameCache(tmp_path))[2]
+    assert again.decoded and again.problem is None and cache.path(first.key).read_bytes() == whole
 
 
 def test_without_a_cache_frames_are_decoded_and_dropped(eight: Path) -> None:

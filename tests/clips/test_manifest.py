@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rbft.clips.manifest import Listing, listing_of_files, nearest_spelling, read_manifest, show
+from rbft.clips.manifest import ClipFolder, Listing, listing_of_files, nearest_spelling, read_manifest, show
 
 LABELS = {"normal": "routine", "abnormal": "a threat"}
 
@@ -371,3 +371,15 @@ def test_many_rows(tmp_path: Path) -> None:
     rows = "".join(f"clips/{i % 100}/{i}.mp4,l{i % 7},g{i % 1000}\n" for i in range(20_000))
     listing = read(tmp_path, "path,label,group\n" + rows)
     assert len(listing.rows) == 20_000 and listing.faults == ()
+
+
+def test_a_folder_of_clips(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "clips")
+    for folder in (tmp_path / "clips", tmp_path / "link"):
+        inside = ClipFolder(folder, "name another folder")
+        assert inside.fault("a.mp4", str(tmp_path / "clips" / "a.mp4")) is None
+        assert inside.fault(".", str(tmp_path / "clips")) is None, "no clip, but not elsewhere"
+        assert inside.fault("../clips2/a.mp4", str(tmp_path / "clips2" / "a.mp4")) == (
+            f"path '../clips2/a.mp4' leads outside {folder}; move the clip there, or name another folder"
+        )
+    assert ClipFolder(Path("/")).fault("/a.mp4", "/a.mp4") is None

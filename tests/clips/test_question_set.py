@@ -95,8 +95,8 @@ def test_every_fault_at_once(tmp_path: Path) -> None:
         "train.jsonl: problem 1: process: process 'thought without tags' is not one <think>…</think> and nothing else",
         "train.jsonl: 1 faults in rows that cannot be used (1 process): mend or remove the rows, or go on without them "
         "with on_bad_clip: leave-out",
-        f"train.jsonl: question 2: path '../b.mp4' leads outside {tmp_path}; move the clip there, name its folder as "
-        "questions.videos, or allow it with allow_outside: true",
+        f"train.jsonl: question 2: path '../b.mp4' leads outside {tmp_path}; move the clip there, or name its "
+        "folder as questions.videos, or allow it with allow_outside: true",
         "leak: a.mp4 is asked about in the test (test.jsonl: question 1) and learnt from (train.jsonl: question 1); a "
         "clip is in one of them",
         f"arm 'cot', stage 1 (cot): no row of {train} has a `process` to learn; name a file with thoughts as "

@@ -94,7 +94,11 @@ def test_clips_are_found_once_and_stay_in_the_folder(tmp_path: Path) -> None:
     found = find_videos(tmp_path / "q.jsonl", rows, folder)
     assert [(clip.clip_id, clip.end) for clip in found.listing.rows] == [("a/b.mp4", None), ("a/b.mp4@0-2", 2.0)]
     assert [row.question_id for row in found.missing] == ["4"]
-    assert [row.question_id for row in found.outside] == ["5", "6"]
+    assert list(found.outside) == [
+        f"question '{number}': path '{path}' leads outside {folder}; move the clip there, or name its folder with "
+        "--videos"
+        for number, path in (("5", "link.mp4"), ("6", "../secret.mp4"))
+    ]
 
 
 def test_paths_that_no_file_system_knows_are_told(tmp_path: Path) -> None:

@@ -273,7 +273,8 @@ def test_all_faults_in_one_message(yard: Path, tmp_path: Path) -> None:
         "which are 'a dog', 'a cat'",
         "question '4': the answer 'many' cannot be graded; a regression answer is one plain number, like 3, 1,234.5 or "
         "50%",
-        f"question '3': {rows[2].path} lies outside {yard}",
+        f"question '3': path '{rows[2].path}' leads outside {yard}; move the clip there, or name its folder with "
+        "--videos",
         f"1 of 4 questions have no video in {yard}: none.mp4. Put them there, name their folder with --videos, or "
         "leave these questions out with --leave-out-missing",
     ]

@@ -218,6 +218,17 @@ def test_a_failing_device_is_tried_three_times_more(
     assert opened == ([hashlib.sha256(text).hexdigest(), rows_text] if times < 4 else [None, None])
 
 
+def test_a_quota_is_told_without_what_the_disk_has_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", Failing(os.fsync, 2, errno.EDQUOT))
+    path, rows = tmp_path / "a.txt", tmp_path / "rows.jsonl"
+    with pytest.raises(StoreError) as caught:
+        write_text(path, "x" * 50_000)
+    assert str(caught.value) == f"{path}: cannot be written: Disk quota exceeded (0.1 MB needed). {ADVICE}"
+    with pytest.raises(StoreError, match="Disk quota exceeded"), JsonlAppender(rows) as file:
+        file.append(POINTS[:1])
+    assert read_jsonl(rows, LossPoint) == []
+
+
 def test_another_fault_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", pytest.fail)
     failing = Failing(os.fsync, 1, errno.ENOSPC)

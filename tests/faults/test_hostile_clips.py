@@ -89,9 +89,17 @@ def _real_frames(path: Path) -> None:
     write_clip(path, [still] * 2, encoder={"preset": "ultrafast", "crf": "40", "threads": "1", "rc-lookahead": "0"})
 
 
+def _real_hevc_frames(path: Path) -> None:
+    """As true, of 97 kB: what decoders of HEVC were seen to take gigabytes for."""
+    serial = "pools=1:frame-threads=1:rc-lookahead=0:bframes=0:log-level=none"
+    encoder = {"preset": "ultrafast", "crf": "40", "x265-params": serial}
+    write_clip(path, [picture(0, 16_384, 8_704)] * 2, codec="libx265", encoder=encoder)
+
+
 BIG_BOMBS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "png.mov": ("unsupported", _png),
     "frames.mp4": ("too_large", _real_frames),
+    "hevc.mp4": ("too_large", _real_hevc_frames),
     "long.mp4": ("too_long", lambda path: long_clip(path, 600_000)),
     "long.mkv": ("too_long", lambda path: long_clip(path, 600_000)),
 }

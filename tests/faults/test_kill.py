@@ -1,18 +1,21 @@
-"""Every command is killed by SIGKILL, again and again, and given again: what it leaves is that of an unharmed one."""
+"""Every command is killed, or asked to end, again and again, and given again: it leaves what an unharmed one leaves."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from killing import At, Ended, ForkServer, Survived, killed_at_random, parts, run_process, same
-from rbft.store import read_card
+from killing import STOPPED, At, Ended, ForkServer, Survived, killed_at_random, parts, run_process, same, same_results
+from rbft.files import read_jsonl
+from rbft.records import Rationale
+from rbft.store import is_sealed, read_card
 from servers import completion, pictures_of, prompt_of, scripted
 from victims import READ, RUN, VICTIMS, WRITE, write_questions
 
@@ -23,7 +26,7 @@ TRAINING_STEP = "rbft.training.supervised:AnswerTrainer.training_step"
 PUBLISH = "rbft.training.stages:publish"
 POINTS = {
     "a clip's frames are in the cache": At(READ, 3, after=True),
-    "the manifest is not written": At("rbft.runs:write_record", 2),
+    "the manifest is not written": At("rbft.preparing:write_record", 2),
     "in the fourth token of the second batch of rationales": At(FORWARD, 4, within=At(WRITE, 2)),
     "in the second step": At(TRAINING_STEP, 2),
     "the optimizer is not saved": At("rbft.training.supervised:StageTrainer._save_optimizer_and_scheduler"),
@@ -57,6 +60,43 @@ def test_a_run_is_killed_at_every_kind_of_artifact(forks: ForkServer, base: Path
         os.utime(path, (0, 0))
     Survived(folder, (*attempts, forks.run(folder, *RUN.arguments, noted=RUN.noted))).check(whole, base / "whole")
     assert parts(folder) == [], "swept, as they are a day old"
+
+
+SAID = "rbft: interrupted; the same command continues from here\n"
+
+
+def test_asked_to_end_in_reading_writing_and_training_it_is_the_same_run(
+    forks: ForkServer, base: Path, whole: Ended
+) -> None:
+    """In the fifth clip, the tenth token of the second batch, the second of three steps of the second stage."""
+    folder, steps = base / "asked to end", "rbft.training.supervised:AnswerTrainer.compute_loss"
+    folder.mkdir()
+    run = folder / "runs" / "made"
+
+    def stopped_at(function: str, call: int, number: signal.Signals) -> Counter[str]:
+        point = At(function, call, ask=number)
+        ended = forks.run(folder, *RUN.arguments, "training.save_every_steps=100", at=point, noted=(steps,))
+        assert ended.code == STOPPED, function
+        assert ended.err.endswith(SAID)
+        return ended.count()
+
+    stopped_at("rbft.clips.ingest:sha256_of", 5, signal.SIGTERM)
+    assert not (run / "manifest.json").exists()
+    assert 0 < len(list((folder / "runs" / "cache" / "frames" / "probes").rglob("*.json"))) < 10
+
+    stopped_at("rbft.models.generate:_Asked.__call__", 42, signal.SIGINT)
+    [texts] = run.glob("rationales/*.jsonl")
+    assert len(read_jsonl(texts, Rationale)) == 3, "the first batch; half texts of the second are given up"
+
+    stopped_at(steps, 5, signal.SIGTERM)
+    [save] = run.glob("checkpoints/.*.work/checkpoint-*")
+    assert save.name == "checkpoint-2", "the step in hand was finished and saved, long before save_every_steps"
+    assert is_sealed(save)
+
+    assert stopped_at(steps, 1, signal.SIGTERM) == {steps: 1}, "the last step, after which the child is made"
+    assert len(list(run.glob("checkpoints/[!.]*"))) == 2
+    assert forks.run(folder, *RUN.arguments, "training.save_every_steps=100").code == 0
+    same_results(run, base / "whole" / "runs" / "made")
 
 
 @pytest.mark.nightly

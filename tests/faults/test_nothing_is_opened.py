@@ -213,7 +213,7 @@ def test_verbs_with_a_model_open_nothing_elsewhere(
     for arguments, said in {
         ("run", "run.yaml"): "path '../outside/canary.mp4' leads outside",
         ("curate", "curation.yaml"): "path '../outside/canary.mp4' leads outside",
-        ("ask", "embedded", "inside/questions.jsonl"): "'0': ../outside/canary.mp4 lies outside",
+        ("ask", "embedded", "inside/questions.jsonl"): "'0': path '../outside/canary.mp4' leads outside",
         ("explain", "embedded", "--out", "out", *named): "missing: there is no such file",
     }.items():
         places = [str(tmp_path / a) if a.endswith(("yaml", "jsonl")) or a == "out" else a for a in arguments]

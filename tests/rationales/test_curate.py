@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+from noise import Still
 from rbft.answers import load_thresholds
-from rbft.clips.frames import Frames
 from rbft.curation import Curation as Settings
 from rbft.curation import Engine as EngineSettings
 from rbft.curation import load_chain
@@ -24,7 +23,7 @@ from rbft.prompts import load_prompts
 from rbft.rationales.curate import Chain, Curation, Item, curate
 from rbft.rationales.engines import Ask, Engine, Reply, Unanswered
 from rbft.rationales.tally import tally
-from rbft.records import FramePlan, Question, StepAnswer
+from rbft.records import Question, StepAnswer
 from rbft.results import StepUsage
 
 NOTES = {
@@ -35,18 +34,6 @@ GOOD_JSON = json.dumps(
     {"caption": "A dog runs.", "frames": [{"timestamp": t, "caption": "a dog", "key_elements": NOTES} for t in (0, 2)]}
 )
 THINK = "A dog runs through the yard and later stops at the door"
-
-
-class Frozen:
-    """Every clip has two frames, at 0 and 2 seconds."""
-
-    def read(self, clip_id: str) -> Frames:
-        return Frames(np.zeros((2, 28, 28, 3), np.uint8), np.array([0.0, 2.0]))
-
-    def plan(self, clip_id: str) -> FramePlan:
-        return FramePlan(
-            times_seconds=(0.0, 2.0), width=28, height=28, frames_per_second=0.5, short_clip_policy="error"
-        )
 
 
 class Says(Engine):
@@ -97,7 +84,7 @@ def chain(
 
 
 def run(made: Chain, folder: Path, *items: Item) -> Curation:
-    return curate(items or [item()], made, folder, Frozen(), Reporter(quiet=True))
+    return curate(items or [item()], made, folder, Still(), Reporter(quiet=True))
 
 
 def test_what_each_step_is_shown(tmp_path: Path) -> None:
@@ -323,10 +310,10 @@ def test_a_step_that_answers_nothing_stops_the_work_and_says_why(tmp_path: Path)
         "same command continues"
     )
     with pytest.raises(EngineError, match=re.escape(said)):
-        curate(items, silent, tmp_path, Frozen(), Reporter())
+        curate(items, silent, tmp_path, Still(), Reporter())
     assert len(read_jsonl(tmp_path / "represent.jsonl", StepAnswer)) == 3
     represent = Says(lambda _: GOOD_JSON, "r1")
-    made = curate(items, chain(represent), tmp_path, Frozen(), Reporter())
+    made = curate(items, chain(represent), tmp_path, Still(), Reporter())
     assert not represent.asked and all(one.verdict.kept for one in made.items)
 
 

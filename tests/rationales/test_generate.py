@@ -8,39 +8,26 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noise import Still
 from rbft.answers import load_thresholds
 from rbft.arms import PRESET_ARMS, Stage
 from rbft.chains import _requests
-from rbft.clips.frames import Frames
 from rbft.experiment import Rationales, Sampling
 from rbft.files import read_jsonl
 from rbft.models.generate import Generated
 from rbft.prompts import load_prompts
 from rbft.rationales.generate import RETRY_TEMPERATURE, Request, write_rationales
-from rbft.records import Checkpoint, Clip, FramePlan, Rationale
+from rbft.records import Checkpoint, Clip, Rationale
 
 LABELS = {"normal": "anything else", "abnormal": "a person at the fence"}
 PROMPTS = load_prompts("brief", persona="guard", labels=LABELS)
 RULES = load_thresholds()
 GOOD = "Subjects: dog. Attributes: small brown. Actions: runs left. Scenes: a wet garden at night."
 REFUSED = "I'm sorry, I cannot help with that."
-
-
-class Still:
-    """Every clip has two frames."""
-
-    def read(self, clip_id: str) -> Frames:
-        return Frames(np.zeros((2, 28, 28, 3), np.uint8), np.array([0.0, 1.0]))
-
-    def plan(self, clip_id: str) -> FramePlan:
-        return FramePlan(
-            times_seconds=(0.0, 1.0), width=28, height=28, frames_per_second=1.0, short_clip_policy="error"
-        )
 
 
 class Writer:

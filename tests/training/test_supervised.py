@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +276,38 @@ def test_training_with_readers_has_the_same_losses(
     monkeypatch.setattr(supervised, "trainer_arguments", ahead)
     read_ahead = run(VLM.load(checkpoints["qwen2_5_vl"]), RECIPE, tmp_path / "ahead", steps=4)
     assert [p.loss for p in read_ahead] == [p.loss for p in plain]
+
+
+def with_readers(body: str, *, stuck_at: int = 40) -> subprocess.CompletedProcess[str]:
+    """A command in a session of its own, with two forked readers of 40 clips and the process group to itself."""
+    script = (
+        "import os, signal, sys, time\nimport torch\nfrom torch.utils.data import DataLoader\n"
+        "from rbft import __main__ as command, stopping\n"
+        "class Clips(torch.utils.data.Dataset):\n"
+        "    def __len__(self):\n        return 40\n"
+        "    def __getitem__(self, number):\n"
+        f"        time.sleep(0.01 if number < {stuck_at} else 1000)\n        return number\n"
+        "def main():\n"
+        "    with stopping.stoppable():\n"
+        "        for number, _ in enumerate(DataLoader(Clips(), 2, num_workers=2, multiprocessing_context='fork')):\n"
+        f"            {body}\n"
+        "        print(number + 1, stopping.asked())\n"
+        "command.main = main\ncommand.command()\n"
+    )
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True,
+                          check=False, timeout=300)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_ends_no_reader(number: signal.Signals) -> None:
+    """Ctrl-C and job schedulers reach readers too; the step in hand still needs their clips."""
+    done = with_readers(f"number == 2 and os.killpg(0, {number})")
+    assert (done.returncode, done.stdout) == (0, "20 True\n"), done.stderr
+    assert done.stderr.count("stopping at the next safe point") == 1
+
+
+def test_a_reader_that_is_stuck_is_not_waited_for_at_the_end() -> None:
+    assert with_readers("number == 1 and sys.exit(75)", stuck_at=8).returncode == 75
 
 
 def test_weights_that_are_no_numbers_are_never_saved(checkpoints: dict[str, Path], tmp_path: Path) -> None:

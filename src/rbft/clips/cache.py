@@ -7,13 +7,14 @@ library reads it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydantic import ValidationError
@@ -55,10 +56,8 @@ class FrameCache:
 
     def has(self, key: str) -> bool:
         """Whether the frames of `key` are there and the file is whole."""
-        if not self.path(key).is_file():
-            return False
         try:
-            _layout(self.path(key))
+            self.origin(key)
         except StoreError:
             return False
         return True
@@ -70,32 +69,28 @@ class FrameCache:
         damaged; one whose contents changed is removed, so that the next run decodes the clip again.
         """
         path = self.path(key)
-        offset, shape, origin, _ = _layout(path)
-        split = 8 * shape[0]
-        mapped = np.memmap(path, np.uint8, "c", offset=offset, shape=(split + math.prod(shape),))
-        if key not in self._sound:
-            if origin.crc32 is not None and zlib.crc32(mapped.data) != origin.crc32:
-                path.unlink(missing_ok=True)
-                raise _damaged(path, ValueError("its frames are not those that were written"))
-            self._sound.add(key)
-        try:
+        with _opened(path) as (file, shape, origin, _):
+            split = 8 * shape[0]
+            mapped = np.memmap(file, np.uint8, "c", offset=file.tell(), shape=(split + math.prod(shape),))
+            if key not in self._sound:
+                if origin.crc32 is not None and zlib.crc32(mapped.data) != origin.crc32:
+                    path.unlink(missing_ok=True)
+                    raise ValueError("its frames are not those that were written")
+                self._sound.add(key)
             return Frames(mapped[split:].reshape(shape), mapped[:split].view("<f8").astype(np.float64))
-        except ValueError as error:
-            raise _damaged(path, error) from None
 
     def origin(self, key: str) -> CachedFrames:
         """The source and the plan that the frames of `key` were made from; raises StoreError."""
-        return _layout(self.path(key))[2]
+        with _opened(self.path(key)) as (_, _, origin, _):
+            return origin
 
     def thumbnails(self, key: str) -> bytes:
         """The small pictures of the clip; made of its frames where an older file lacks them. Raises StoreError."""
-        path = self.path(key)
-        offset, shape, _, beside = _layout(path)
-        if not beside:
-            return thumbnails(self.read(key))
-        with path.open("rb") as file:
-            file.seek(offset + 8 * shape[0] + math.prod(shape))
-            return file.read(NUM_BYTES)
+        with _opened(self.path(key)) as (file, _, _, beside):
+            if beside:
+                file.seek(-NUM_BYTES, os.SEEK_END)
+                return file.read()
+        return thumbnails(self.read(key))
 
     def write(self, sha256: str, plan: FramePlan, frames: Frames, small: bytes = b"") -> str:
         """Store frames, with `small` as their thumbnails, and return their key.
@@ -143,10 +138,11 @@ def _tensors(shape: Sequence[int], *, thumbnails: bool) -> dict[str, Any]:
     return tensors
 
 
-def _layout(path: Path) -> tuple[int, _Shape, CachedFrames, bool]:
-    """Where the tensors of a cache file start, the shape of the frames, their origin, and whether thumbnails follow.
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, _Shape, CachedFrames, bool]]:
+    """A cache file where its tensors start, the shape of the frames, their origin, and whether thumbnails follow.
 
-    Raises StoreError.
+    Raises StoreError, also for what goes wrong with the tensors while it is open.
     """
     try:
         with path.open("rb") as file:
@@ -154,22 +150,17 @@ def _layout(path: Path) -> tuple[int, _Shape, CachedFrames, bool]:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
-            shape, origin, beside = _checked(json.loads(file.read(length)), size - 8 - length)
+            yield file, *_checked(json.loads(file.read(length)), size - 8 - length)
     except FileNotFoundError:
         raise StoreError(f"{path}: the frames are not in the cache; run again to decode them") from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from None
-    return 8 + length, shape, origin, beside
-
-
-def _damaged(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"{path}: a damaged cache file ({error}); run again to decode the clip once more")
+        raise StoreError(f"{path}: a damaged cache file ({error}); run again to decode the clip once more") from None
 
 
 def _checked(header: Any, size: int) -> tuple[_Shape, CachedFrames, bool]:
-    """What `_layout` gives, from a header that must describe exactly `size` bytes; raises ValueError."""
+    """What a header says, which must describe exactly `size` bytes; raises ValueError."""
     if not isinstance(header, dict) or set(header) - {"thumbnails"} != {"__metadata__", "seconds", "frames"}:
         raise ValueError("the header does not name seconds and frames")
     try:

@@ -19,7 +19,7 @@ from rbft.clips.duplicates import split_and_leaks
 from rbft.clips.grouped import MAX_LINES, Bad, by_reason, first_of
 from rbft.clips.ingest import inspect_clips
 from rbft.clips.inspection import Inspection
-from rbft.clips.manifest import Listing, Refused, Row, leads_outside, listing_of_files, read_manifest, show
+from rbft.clips.manifest import ClipFolder, Listing, Refused, Row, listing_of_files, read_manifest, show
 from rbft.clips.sources import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES, files_below, stranger_notes
 from rbft.clips.split import split_faults, split_notes
 from rbft.experiment import ClipLimits, Experiment, Sampling, SplitRule
@@ -121,7 +121,7 @@ def check_experiment(experiment: Experiment, grid: Grid | None, listing: Listing
     """Check an experiment's clips as its run would read them; `grid` is its model's, None where it is not known.
 
     `listing` holds the clips of questions, where the experiment is about these.
-    `rbft.runs.check_run` adds what its arms need of them.
+    `rbft.preparing.check_run` adds what its arms need of them.
     """
     result = check(
         Path(experiment.clips).expanduser(),
@@ -156,15 +156,16 @@ def _listing(source: Path, labels: Mapping[str, str], allow_outside: bool) -> Li
 
 def _heap(folder: Path, allow_outside: bool) -> Listing:
     """The videos of a folder without labels. Links stay inside it, as in any list."""
-    root, strangers = Path(os.path.realpath(folder)), list[str]()
+    inside, strangers = ClipFolder(Path(os.path.realpath(folder))), list[str]()
     rows: list[Row] = []
     refused: list[Refused] = []
     for number, path in enumerate(files_below(folder, strangers), 1):
-        name, real = path.relative_to(folder).as_posix(), Path(os.path.realpath(path))
-        if allow_outside or real.is_relative_to(root):
-            rows.append(Row(name, real, name, f"file {number}"))
+        name, real = path.relative_to(folder).as_posix(), os.path.realpath(path)
+        fault = None if allow_outside else inside.fault(name, real)
+        if fault is None:
+            rows.append(Row(name, Path(real), name, f"file {number}"))
         else:
-            refused.append(Refused(name, name, f"file {number}", "outside", leads_outside(name, root)))
+            refused.append(Refused(name, name, f"file {number}", "outside", fault))
     faults = (
         [f"{show(r.listed)}: {r.detail}" for r in refused] if rows or refused else [f"{show(folder)}: holds no video"]
     )

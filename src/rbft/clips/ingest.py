@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal, cast
 
@@ -151,7 +151,7 @@ def _inspect(
         except ClipError as error:
             return Inspection(row, sha256, remembered, problem=_problem(error.reason, error.detail))
         key = cache_key(sha256, plan)
-        if cache.has(key):
+        with suppress(StoreError):  # absent or damaged: decoded
             return Inspection(row, sha256, remembered, plan, key, thumbnails=cache.thumbnails(key))
     reply = reader.ask(
         Request(

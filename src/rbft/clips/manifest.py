@@ -111,12 +111,18 @@ def show(text: object) -> str:
     return safe if len(safe) <= 200 else f"{safe[:197]}..."
 
 
-def leads_outside(listed: str, root: Path) -> str:
-    """What is said of a clip that does not lie in the folder of its list."""
-    return (
-        f"path {show(repr(listed))} leads outside {show(root)}; move the clip there, or allow it with "
-        "allow_outside: true (--allow-outside)"
-    )
+class ClipFolder:
+    """The folder that listed clips lie in, links resolved. `otherwise`: what can be done but to move a clip there."""
+
+    def __init__(self, folder: Path, otherwise: str = "allow it with allow_outside: true (--allow-outside)") -> None:
+        self.folder, self.otherwise = folder, otherwise
+        self._root = os.path.join(os.path.realpath(folder), "")  # noqa: PTH118
+
+    def fault(self, listed: str, real: str) -> str | None:
+        """What is said of a clip by its path as listed and its real path; None where it lies in the folder."""
+        if f"{real}{os.sep}".startswith(self._root):
+            return None
+        return f"path {show(repr(listed))} leads outside {show(self.folder)}; move the clip there, or {self.otherwise}"
 
 
 def nearest_spelling(word: str, allowed: Iterable[str]) -> str:
@@ -150,7 +156,7 @@ class _Reading:
 
     def __post_init__(self) -> None:
         self._folder = f"{self.source.folder}/"
-        self._root = f"{str(self.source.root).rstrip('/')}/"
+        self._clips = ClipFolder(self.source.root)
 
     def add(self, cells: Cells) -> None:
         """Turn the cells of one row into a Row, or into faults."""
@@ -289,9 +295,10 @@ class _Reading:
                 "download it and list the file",
             )
             return None
-        if not self.allow_outside and not real.startswith(self._root):
+        fault = None if self.allow_outside else self._clips.fault(listed, real)
+        if fault is not None:
             self._outside = True
-            self._fault(cells, leads_outside(listed, self.source.root))
+            self._fault(cells, fault)
             return None
         return Path(real)
 

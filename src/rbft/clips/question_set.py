@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from rbft.asking import prompt_faults
 from rbft.clips.grouped import Bad, by_reason, counted, first_of
-from rbft.clips.manifest import Listing, Row, show
+from rbft.clips.manifest import ClipFolder, Listing, Row, show
 from rbft.clips.questions import QuestionRow, read_questions
 from rbft.clips.videorft import read_videorft
 from rbft.errors import ManifestError
@@ -192,17 +192,14 @@ class _Reading:
 
     def _note_clips(self, rows: Iterable[QuestionRow], path: Path, split: Split) -> None:
         folder = path.parent if self.files.videos is None else Path(self.files.videos).expanduser()
-        root = f"{os.path.realpath(folder)}{os.sep}"
+        inside = ClipFolder(folder, "name its folder as questions.videos, or allow it with allow_outside: true")
         for row in rows:
             place = os.path.realpath(folder / row.path)
             where = f"{show(path.name)}: question {show(row.question_id)}"
             clip = Row(row.clip_id, Path(place), row.path, where, split=split, start=row.start, end=row.end)
             first = self.clips.setdefault(row.clip_id, clip)
-            if first is clip and not place.startswith(root) and not self.allow_outside:
-                self._outside.append(
-                    f"{where}: path {show(repr(row.path))} leads outside {show(folder)}; move the clip there, name its "
-                    "folder as questions.videos, or allow it with allow_outside: true"
-                )
+            if first is clip and not self.allow_outside and (fault := inside.fault(row.path, place)):
+                self._outside.append(f"{where}: {fault}")
             elif first.path != clip.path:
                 self._two_files.append(
                     f"{show(repr(row.path))} means {show(first.path)} ({first.where}) and {show(place)} ({where}); put "

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import Field, ValidationError, model_validator
 
 from rbft.clips.grouped import Bad
-from rbft.clips.manifest import Listing, Row
+from rbft.clips.manifest import ClipFolder, Listing, Row, show
 from rbft.clips.videorft import check_path, json_lines, read_videorft
 from rbft.files import write_jsonl
 from rbft.records import Question, QuestionKind, Record
@@ -140,25 +140,25 @@ def _fault(loc: tuple[int | str, ...], message: str) -> str:
 
 
 class Videos(NamedTuple):
-    """The clips of questions in a folder, each once, and the rows whose clip is not there or lies outside it."""
+    """The clips of questions in a folder, each once, the rows whose clip is not there, and faults of those outside."""
 
     listing: Listing
     missing: tuple[QuestionRow, ...]
-    outside: tuple[QuestionRow, ...]
+    outside: tuple[str, ...]
 
 
 def find_videos(source: Path, rows: Sequence[QuestionRow], folder: Path) -> Videos:
     """Find every row's clip by its path below a folder, links resolved; nothing is opened."""
-    root = f"{os.path.realpath(folder)}{os.sep}"
+    inside = ClipFolder(folder, "name its folder with --videos")
     clips: dict[str, Row] = {}
     missing, outside = [], []
     for row in rows:
-        place = Path(os.path.realpath(folder / row.path))
-        if not str(place).startswith(root):
-            outside.append(row)
+        place = os.path.realpath(folder / row.path)
+        if fault := inside.fault(row.path, place):
+            outside.append(f"question {show(repr(row.question_id))}: {fault}")
         elif not os.path.isfile(place):  # noqa: PTH113 - a name that is too long is no file, and no error
             missing.append(row)
         else:
-            clip = Row(row.clip_id, place, row.path, f"question {row.question_id}", start=row.start, end=row.end)
+            clip = Row(row.clip_id, Path(place), row.path, f"question {row.question_id}", start=row.start, end=row.end)
             clips.setdefault(row.clip_id, clip)
     return Videos(Listing(source, tuple(clips.values()), {}), tuple(missing), tuple(outside))

@@ -160,10 +160,7 @@ def _look_up(
     if is_run(out):
         faults.append(f"--out {show(out)}: is the folder of a run; name another one, there or to be made")
     listing, missing, outside = find_videos(file, rows, videos)
-    faults += first_of(
-        [f"question {show(repr(r.question_id))}: {show(r.path)} lies outside {show(videos)}" for r in outside],
-        "clips outside the folder; paths start in --videos and stay there",
-    )
+    faults += first_of(outside, "clips outside the folder")
     if missing and (not choices.leave_out_missing or not listing.rows):
         faults += _missing(missing, rows, videos)
     if not faults and is_on_hub(found[0].path):

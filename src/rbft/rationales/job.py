@@ -10,17 +10,10 @@ from pydantic import Field, field_validator, model_validator
 
 from rbft.curation import Curation
 from rbft.errors import ExperimentError
-from rbft.experiment import (
-    ClipLimits,
-    Sampling,
-    beside,
-    curation_beside,
-    labels_as_mapping,
-    override_all,
-    validated,
-)
+from rbft.experiment import ClipLimits, Sampling
 from rbft.files import read_yaml
 from rbft.prompts import BUILT_IN
+from rbft.settings import beside, curation_beside, labels_as_mapping, override_all, stop_at, validated
 
 
 class CurationJob(Curation):
@@ -57,8 +50,7 @@ class CurationJob(Curation):
             for step in self.steps
             if self.of(step) is None
         ]
-        if faults:
-            raise ValueError("\n".join(faults))
+        stop_at(faults)
         return self
 
 
