@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from commands import command
 from rbft.files import MAKE_AGAIN, MAKE_ROWS_AGAIN, WITHOUT_LOG, read_jsonl
 from rbft.records import Prediction
+from rbft.store import TRAIN_AGAIN, read_card
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,8 +45,8 @@ def made(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "copy", ignore=shutil.ignore_patterns("clips")))
 
 
-def run(folder: Path) -> int:
-    return command("run", str(folder / "yard.yaml"), f"output={json.dumps(str(folder / 'runs'))}")
+def run(folder: Path, *settings: str) -> int:
+    return command("run", str(folder / "yard.yaml"), f"output={json.dumps(str(folder / 'runs'))}", *settings)
 
 
 def first(made: Path, pattern: str) -> Path:
@@ -132,3 +134,60 @@ def test_predictions_under_the_name_of_others_are_refused(made: Path, capsys: Li
     other.unlink()
     assert run(made) == 0
     assert other.read_bytes() == before
+
+
+def children(made: Path) -> dict[str, Path]:
+    """The checkpoints of the run by stage: the second stage starts from the first."""
+    found = [path for path in made.glob("runs/yard/checkpoints/*") if not path.name.startswith(".")]
+    return {read_card(path).checkpoint.stage: path for path in found}
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(("damage", "told"), [(flip, "changed"), (Path.unlink, "missing")])
+def test_a_damaged_parent_is_named_and_trained_again_before_a_later_stage_starts_from_it(
+    damage: Callable[[Path], None], told: str, made: Path, capsys: Lines
+) -> None:
+    stages = children(made)
+    parent = stages["rationale"] / "model.safetensors"
+    before = parent.read_bytes(), (stages["label"] / "model.safetensors").read_bytes()
+    damage(parent)
+    shutil.rmtree(stages["label"])
+    assert run(made) == 0
+    fault = f"damaged ({told}: model.safetensors); the stage is trained again"
+    assert f"{parent.parent}: passed over: {fault}" in capsys.readouterr().err.splitlines()
+    assert (parent.read_bytes(), (stages["label"] / "model.safetensors").read_bytes()) == before
+
+
+def test_a_parent_that_is_damaged_in_a_run_stops_it_and_is_made_again_by_what_is_told(
+    made: Path, capsys: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = children(made)
+    parent = stages["rationale"] / "model.safetensors"
+    shutil.rmtree(stages["label"])
+    with monkeypatch.context() as patch:  # when the run began, all was well
+        patch.setattr("rbft.training.stages.refuse_test_clips", lambda *_: flip(parent))
+        assert run(made) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == f"rbft: {parent.parent}: damaged (changed: model.safetensors); {TRAIN_AGAIN}"
+    )
+    shutil.rmtree(parent.parent)
+    assert run(made) == 0
+    assert children(made) == stages
+
+
+def test_a_damaged_checkpoint_is_no_base_of_another_run(made: Path, capsys: Lines) -> None:
+    base = children(made)["rationale"]
+    settings = (f"model={json.dumps(str(base))}", "name=other", "arms=[zero-shot]")
+    assert run(made, *settings) == 0
+    flip(base / "model.safetensors")
+    capsys.readouterr()
+    assert run(made, *settings) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == f"rbft: {base}: damaged (changed: model.safetensors); {TRAIN_AGAIN}"
+    )

@@ -28,7 +28,7 @@ from rbft.files import read_jsonl, read_record, sha256_of
 from rbft.records import Manifest, Prediction, Rationale
 from rbft.report.schema import report_schema
 from rbft.serving.predictor import Classifier
-from rbft.store import read_card, verify
+from rbft.store import TRAIN_AGAIN, read_card, verify
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -385,7 +385,7 @@ def test_a_changed_checkpoint_is_not_used(experiment: Path, finished: Path, tmp_
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    with pytest.raises(UserError, match=r"damaged \(changed: model\.safetensors\); delete the folder and run again"):
+    with pytest.raises(UserError, match=rf"damaged \(changed: model\.safetensors\); {TRAIN_AGAIN}"):
         rbft.Classifier.load(copy)
 
 

@@ -16,6 +16,7 @@ from rbft.records import Checkpoint
 from rbft.store import (
     CARD,
     MANIFEST,
+    TRAIN_AGAIN,
     Card,
     FileManifest,
     RunStore,
@@ -80,7 +81,7 @@ def test_every_flipped_bit_is_noticed(name: str, folder: Path) -> None:
     for at in {0, len(raw) // 2, len(raw) - 1}:
         for bit in range(8):
             (folder / name).write_bytes(raw[:at] + bytes([raw[at] ^ (1 << bit)]) + raw[at + 1 :])
-            assert fault(folder) == f"damaged (changed: {name}); delete the folder and run again"
+            assert fault(folder) == f"damaged (changed: {name}); {TRAIN_AGAIN}"
             assert not is_sealed(folder)
     (folder / name).write_bytes(raw)
     verify(folder)
@@ -103,9 +104,7 @@ def test_a_torn_manifest_is_a_damaged_checkpoint(folder: Path) -> None:
     for end in range(len(raw.rstrip())):
         (folder / MANIFEST).write_bytes(raw[:end])
         assert not is_sealed(folder)
-    with pytest.raises(
-        CheckpointError, match=r"manifest\.json: not a FileManifest .*; delete the folder and run again"
-    ):
+    with pytest.raises(CheckpointError, match=rf"manifest\.json: not a FileManifest .*; {TRAIN_AGAIN}"):
         read_card(folder)
 
 
@@ -113,9 +112,7 @@ def test_missing_files_are_all_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "below" / MANIFEST).unlink()
     (folder / CARD).write_text("{}")
-    assert fault(folder) == (
-        f"damaged (missing: below/{MANIFEST}, model.safetensors; changed: {CARD}); delete the folder and run again"
-    )
+    assert fault(folder) == (f"damaged (missing: below/{MANIFEST}, model.safetensors; changed: {CARD}); {TRAIN_AGAIN}")
     assert not is_sealed(folder)
 
 
@@ -140,7 +137,7 @@ def test_hidden_files_are_let_be(folder: Path) -> None:
 
 def test_without_a_manifest_it_is_incomplete(folder: Path) -> None:
     (folder / MANIFEST).unlink()
-    assert fault(folder) == f"incomplete: it has no {MANIFEST}, which is written last; train it again"
+    assert fault(folder) == f"incomplete: it has no {MANIFEST}, which is written last; {TRAIN_AGAIN}"
     assert not is_sealed(folder)
     assert not is_sealed(folder / "none")
 
@@ -200,11 +197,10 @@ def test_a_card_that_cannot_be_read_says_why(folder: Path) -> None:
     assert said(run) == f"{run}: a run directory; name one of its checkpoints: checkpoints/ holds k1"
     document = json.loads((folder / CARD).read_text())
     (folder / CARD).write_text(json.dumps(document | {"colour": "red"}))
-    assert said(folder) == f"{folder}: damaged (changed: {CARD}); delete the folder and run again"
+    assert said(folder) == f"{folder}: damaged (changed: {CARD}); {TRAIN_AGAIN}"
     seal(folder)
     assert said(folder) == (
-        f"{folder / CARD}: not a Card of this version: colour: Extra inputs are not permitted; "
-        "delete the folder and run again"
+        f"{folder / CARD}: not a Card of this version: colour: Extra inputs are not permitted; " + TRAIN_AGAIN
     )
 
 

@@ -27,7 +27,7 @@ from rbft.prompts import Prompts, load_prompts
 from rbft.rationales.crew import Crew, crew_of
 from rbft.records import Checkpoint, FramePlan, Grid, Manifest, fingerprint
 from rbft.session import Session
-from rbft.store import RunStore
+from rbft.store import CARD, RunStore, verify
 from rbft.training.examples import stage_faults
 from rbft.training.fit import Fit, fit
 from rbft.training.plan import MemoryPlan
@@ -64,6 +64,8 @@ def look_up(experiment: Experiment) -> Found:
             raise ManifestError(listing.faults)
         prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=listing.labels)
     source = resolve(experiment.model, revision=experiment.revision, allow_remote_code=experiment.allow_remote_code)
+    if (source.folder / CARD).is_file():  # what a run trained, and is the base of another
+        verify(source.folder)
     grid = grid_of(source, allow_remote_code=experiment.allow_remote_code)
     encoders = {name: find_encoder(name) for name in experiment.encoders}
     general, thresholds, crew = list_general(experiment), load_thresholds(None), crew_of(experiment, grid)

@@ -33,6 +33,8 @@ from rbft.records import Checkpoint, Record
 CARD = "card.json"
 MANIFEST = "manifest.json"
 INCOMPLETE = f"incomplete: it has no {MANIFEST}, which is written last"
+TRAIN_AGAIN = "move the folder away and run its experiment again, which trains it again"
+"""What to do about a checkpoint that cannot be used."""
 
 
 class Card(Record):
@@ -227,8 +229,7 @@ def _added(folder: Path) -> list[str]:
     """The files that were added since a folder was sealed; raises CheckpointError where it is incomplete or changed."""
     fault, added = _examined(folder)
     if fault is not None:
-        step = "train it again" if fault == INCOMPLETE else "delete the folder and run again"
-        raise CheckpointError(f"{folder}: {fault}; {step}")
+        raise CheckpointError(f"{folder}: {fault}; {TRAIN_AGAIN}")
     return added
 
 
@@ -253,7 +254,7 @@ def _examined(folder: Path) -> tuple[str | None, list[str]]:
 def _read(path: Path, kind: type[R]) -> R:
     """A record of a checkpoint; one that is not readable is the checkpoint's fault, not the run directory's."""
     try:
-        return read_record(path, kind, "delete the folder and run again")
+        return read_record(path, kind, TRAIN_AGAIN)
     except StoreError as error:
         raise CheckpointError(str(error)) from None
 
