@@ -21,7 +21,7 @@ from rbft.clips.ingest import inspect_clips
 from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import ClipFolder, Listing, Refused, Row, listing_of_files, read_manifest, show
 from rbft.clips.sources import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES, files_below, stranger_notes
-from rbft.clips.split import split_faults, split_notes
+from rbft.clips.split import split_notes
 from rbft.experiment import ClipLimits, Experiment, Sampling, SplitRule
 from rbft.progress import Reporter, printable
 from rbft.records import Grid, Split
@@ -101,7 +101,6 @@ def check(
     good = [i for i in inspections if i.problem is None]
     splits, faults, notes = split_and_leaks(good, split or SplitRule())
     if any(i.row.label is not None for i in good):
-        faults += split_faults([i.row for i in good], splits)
         notes += split_notes([i.row for i in good], splits)
         used = {i.row.label for i in good}
         unused = [label for label in listing.labels if label not in used]

@@ -20,7 +20,7 @@ _Twins = tuple[Inspection, Inspection, float]
 def split_and_leaks(
     inspections: Sequence[Inspection], rule: SplitRule
 ) -> tuple[dict[str, Split], list[str], list[str]]:
-    """The split of every clip, given or made, with faults and notes about clips that are there twice.
+    """The split of every clip, given or made, with its faults, and faults and notes about clips that are there twice.
 
     Where the split is made, clips of equal or nearly equal contents stay together. Raises ManifestError for folds that
     cannot be made.
@@ -30,12 +30,14 @@ def split_and_leaks(
     splits = propose_splits(rows, rule, contents=_contents(inspections, twins))
     faults, notes = _equal(inspections, splits)
     near_faults, near_notes = _nearly_equal(twins, splits, stop=rule.near_duplicates == "stop")
-    if twins and not any(row.split for row in rows) and split_faults(rows, splits):
-        near_faults.append(
-            f"{len(twins):,} pair{'s' if len(twins) > 1 else ''} of clips show nearly the same and stay in one split; "
-            "is that why? split.near_duplicates: off parts them"
+    uneven = split_faults(rows, splits) if any(row.label is not None for row in rows) else []
+    if twins and uneven and not any(row.split for row in rows):
+        pairs = "1 pair of clips shows" if len(twins) == 1 else f"{len(twins):,} pairs of clips show"
+        uneven[-1] += (
+            f". {pairs} nearly the same and stay{'s' * (len(twins) == 1)} in one split; is that why? "
+            "split.near_duplicates: off parts them"
         )
-    return splits, faults + near_faults, notes + near_notes
+    return splits, uneven + faults + near_faults, notes + near_notes
 
 
 def _twins(inspections: Sequence[Inspection]) -> list[_Twins]:
@@ -77,9 +79,9 @@ def _nearly_equal(twins: Sequence[_Twins], splits: Mapping[str, Split], *, stop:
             notes.append(f"{nearly}; both are used, in {splits[a.row.clip_id]}")
     kept = first_of(leaks, "near duplicates in train and in test")
     if leaks and stop:
-        kept.append(
-            f"{len(leaks):,} near duplicate{'s' if len(leaks) > 1 else ''} in train and in test: look at both clips; "
-            "then remove one, put both in one split, or go on as they are with split.near_duplicates: note"
+        kept[-1] += (
+            ". Look at both clips of a pair; then remove one, put both in one split, or go on as they are with "
+            "split.near_duplicates: note"
         )
     notes = first_of(notes, "pairs that show nearly the same")
     return (kept, notes) if stop else ([], kept + notes)

@@ -22,7 +22,7 @@ from rbft.clips.grouped import Bad, by_reason, counted
 from rbft.clips.inspection import Inspection, Problem
 from rbft.clips.manifest import Listing, Row, listing_of_files, show
 from rbft.clips.pool import Reader, readers
-from rbft.clips.split import split_faults, split_notes
+from rbft.clips.split import split_notes
 from rbft.errors import ClipError, ManifestError, StoreError
 from rbft.experiment import ClipLimits, Sampling, SplitRule
 from rbft.files import read_record, sha256_of, write_record
@@ -212,7 +212,6 @@ def build_manifest(
         faults += bad_clip_faults(bad, f"`rbft check {show(listing.source)} --json` lists every clip")
     splits, leaks, notes = split_and_leaks(good, split_rule)
     if good:
-        faults += split_faults([i.row for i in good], splits)
         faults += [f"label {show(repr(label))} has no clip" for label in _unused(listing, good)]
     elif inspections:
         faults.append("not one listed clip can be read")
