@@ -112,7 +112,10 @@ def test_a_full_disk_leaves_the_old_file_whole_and_names_it(tmp_path: Path) -> N
     write_text(path, "old")
     with full_disk(1_000), pytest.raises(StoreError) as caught:
         write_text(path, "new" * 1_000)
-    assert str(caught.value) == f"{path}: cannot be written: {os.strerror(27)}. Mend that, or name another `output`"
+    assert (
+        str(caught.value)
+        == f"{path}: cannot be written: {os.strerror(27)}. Mend that, or name another place with `output` or --out"
+    )
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
@@ -125,7 +128,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
             write()
         assert str(caught.value) == (
             f"{path}: cannot be written: Not a directory. {tmp_path / 'file'} is a file where a folder is needed: "
-            "move it away, or name another `output`"
+            "move it away, or name another place with `output` or --out"
         )
 
 
@@ -136,19 +139,19 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
     for write in (lambda: write_text(path, "x"), lambda: JsonlAppender(path)):
         with pytest.raises(StoreError) as caught:
             write()
-        told = f"{path}: cannot be written: Permission denied. Make it writable, or name another `output`"
-        assert str(caught.value) == told
+        told = "Permission denied. Make it writable, or name another place with `output` or --out"
+        assert str(caught.value) == f"{path}: cannot be written: {told}"
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     ("code", "written", "read"),
     [
-        (errno.EACCES, "Make it writable, or name another `output`", "make it readable for you"),
-        (errno.EPERM, "Make it writable, or name another `output`", "make it readable for you"),
-        (errno.EROFS, "Make it writable, or name another `output`", MAKE_AGAIN),
+        (errno.EACCES, "Make it writable, or name another place with `output` or --out", "make it readable for you"),
+        (errno.EPERM, "Make it writable, or name another place with `output` or --out", "make it readable for you"),
+        (errno.EROFS, "Make it writable, or name another place with `output` or --out", MAKE_AGAIN),
         (errno.EIO, "look at the disk or the network share", "look at the disk or the network share"),
-        (errno.ENAMETOOLONG, "Mend that, or name another `output`", MAKE_AGAIN),
+        (errno.ENAMETOOLONG, "Mend that, or name another place with `output` or --out", MAKE_AGAIN),
     ],
 )
 def test_a_refusal_says_what_to_do(
@@ -176,7 +179,7 @@ def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
             write()
         assert str(caught.value) == (
             f"{tmp_path / 'a.txt'}: cannot be written: Is a directory. It is a folder where a file is needed: move it "
-            "away, or name another `output`"
+            "away, or name another place with `output` or --out"
         )
     assert names(tmp_path) == ["a.txt"]
 
@@ -331,7 +334,10 @@ def test_what_does_not_fit_on_the_disk_is_not_half_there(tmp_path: Path) -> None
             file.append(POINTS[1:])
         assert path.stat().st_size == size
         file.append(POINTS[1:])
-    assert str(caught.value) == f"{path}: cannot be written: {os.strerror(27)}. Mend that, or name another `output`"
+    assert (
+        str(caught.value)
+        == f"{path}: cannot be written: {os.strerror(27)}. Mend that, or name another place with `output` or --out"
+    )
     assert read_jsonl(path, LossPoint) == POINTS
     with full_disk(path.stat().st_size), pytest.raises(StoreError), JsonlAppender(path) as file:
         file.append(POINTS)
@@ -586,7 +592,7 @@ def test_a_folder_that_cannot_be_made_is_not_held(tmp_path: Path) -> None:
         pass
     assert str(caught.value) == (
         f"{tmp_path / 'file' / 'run' / LOCK}: cannot be written: Not a directory. {tmp_path / 'file'} is a file where "
-        "a folder is needed: move it away, or name another `output`"
+        "a folder is needed: move it away, or name another place with `output` or --out"
     )
 
 

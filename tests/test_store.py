@@ -157,7 +157,7 @@ def test_publish_where_it_cannot(tmp_path: Path) -> None:
     new.mkdir()
     with pytest.raises(StoreError) as caught:
         publish(new, tmp_path / "none" / "k1")
-    told = "cannot be written: No such file or directory. Mend that, or name another `output`"
+    told = "cannot be written: No such file or directory. Mend that, or name another place with `output` or --out"
     assert str(caught.value) == f"{tmp_path / 'none' / 'k1'}: {told}"
     assert is_sealed(new)
 

@@ -101,7 +101,7 @@ def require_room(folder: Path, needed_bytes: int, what: str) -> None:
         )
 
 
-_ELSEWHERE = "or name another `output`"
+_ELSEWHERE = "or name another place with `output` or --out"
 _LOOK_AT_DISK = "look at the disk or the network share, and give the same command again"
 _MAKE_ROOM = "Free some space there, or name another `output`, and give the same command again"
 
@@ -207,7 +207,7 @@ def read_record(path: Path, kind: type[R], step: str = MAKE_AGAIN) -> R:
     except OSError as error:
         raise _unread(path, error, step) from error
     except ValidationError as error:
-        fault = f"{path}: not a {kind.__name__} of this version: {_first(error)}"
+        fault = f"{path}: {_misfit(kind, error)}"
         raise StoreError(f"{fault}; {step}" if step else fault) from None
 
 
@@ -229,7 +229,7 @@ def read_jsonl(path: Path, kind: type[R], step: str = MAKE_ROWS_AGAIN) -> list[R
     except OSError as error:
         raise _unread(path, error, step) from error
     except ValidationError as error:
-        fault = f"{path}:{len(records) + 1}: not a {kind.__name__} of this version: {_first(error)}"
+        fault = f"{path}:{len(records) + 1}: {_misfit(kind, error)}"
         raise StoreError(f"{fault}; delete the line, or {step}") from None
     return records
 
@@ -459,6 +459,7 @@ def _size(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
-def _first(error: ValidationError) -> str:
+def _misfit(kind: type[Record], error: ValidationError) -> str:
     fault = error.errors()[0]
-    return f"{'.'.join(map(str, fault['loc'])) or 'line'}: {fault['msg']}"
+    what = f"{'an' if kind.__name__[0] in 'AEIO' else 'a'} {kind.__name__}"
+    return f"not {what} of this version: {'.'.join(map(str, fault['loc'])) or 'line'}: {fault['msg']}"

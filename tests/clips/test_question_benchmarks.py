@@ -273,6 +273,9 @@ def test_import_writes_questions_that_ask_reads(bench: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert command(*given, "--leave-out-missing", "--out", str(bench / "q.jsonl")) == 0
     assert f"Next: rbft ask MODEL {bench / 'q.jsonl'} --videos {bench / 'videos'}\n" in capsys.readouterr().out
+    write(bench / "test.jsonl", [COUNT, ROUTE | {"scene_name": "2"}])
+    assert command(*given) == 0
+    assert not (bench / "videos" / "vsi-bench.left-out.jsonl").exists(), "nothing is left out of the same questions"
     (bench / "q.jsonl").write_text("mine\n")
     assert command(*given, "--leave-out-missing", "--out", str(bench / "q.jsonl")) == 2
     assert "q.jsonl: is there already and differs; remove it, or name another with --out" in capsys.readouterr().err

@@ -172,6 +172,10 @@ def test_a_name_that_is_none() -> None:
         "fault", "'no name/at all/' is neither a folder here nor a Hugging Face name (owner/name)"
     )  # fmt: skip
     assert finding.advice == "name another model, or take its files anew from where they come from"
+    finding = model_finding("", None, offline=False)
+    assert (finding.state, finding.found) == (
+        "fault", "the model's name is empty; give a folder, a Hugging Face name, or `embedded`"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rbft.clips.frames import frame_count
 from rbft.clips.questions import QuestionRow, read_questions, write_questions
 from rbft.clips.videorft import row_of, write_videorft
 from rbft.evaluation.ask import SAMPLING, Choices, respondent_of
-from rbft.files import read_jsonl, sha256_of, write_record
+from rbft.files import MAKE_ROWS_AGAIN, read_jsonl, sha256_of, write_record
 from rbft.models.vlm import VLM
 from rbft.prompts import load_prompts
 from rbft.records import Answered, Checkpoint
@@ -365,5 +366,50 @@ def test_answers_that_are_not_ours_are_let_be(yard: Path, tmp_path: Path, capsys
     out.mkdir()
     (out / "answers.jsonl").write_text("mine\n")
     assert ask(yard, out) == 2
-    assert f"{out / 'answers.jsonl'}: is there already, and not rbft's; name another folder" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"rbft: {out / 'answers.jsonl'}: is there already, and without asking.json nobody knows what it answers; move "
+        f"{out} away, and the same command asks anew, or name another folder with --out"
+    )
     assert (out / "answers.jsonl").read_text() == "mine\n"
+
+
+def test_a_damaged_file_of_its_folder_says_what_helps(
+    yard: Path, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(asked, out)
+    before = (out / "answers.jsonl").read_text().splitlines()
+    (out / "summary.json").write_text("garbage")
+    assert ask(yard, out) == 0, "it is written anew each time"
+    (out / "answers.jsonl").write_text("".join(f"{line}\n" for line in [before[0], "garbage", *before[2:]]))
+    assert ask(yard, out) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"rbft: {out / 'answers.jsonl'}:2: not an Answered of this version: line: Invalid JSON: expected value at "
+        f"line 1 column 1; delete the line, or {MAKE_ROWS_AGAIN}"
+    )
+    (out / "answers.jsonl").write_text("".join(f"{line}\n" for line in [before[0], *before[2:]]))
+    assert ask(yard, out) == 0
+    assert sorted((out / "answers.jsonl").read_text().splitlines()) == sorted(before)
+    (out / "answers.jsonl").unlink()
+    assert ask(yard, out) == 0
+    assert (out / "answers.jsonl").read_text().splitlines() == before
+    other = json.loads(before[0]) | {"checkpoint": "another"}
+    (out / "answers.jsonl").write_text(json.dumps(other) + "\n")
+    assert ask(yard, out) == 1
+    assert (
+        f"answers.jsonl: holds records of something else than its name says: question {other['question_id']!r} is "
+        "answered by checkpoint another, not "
+    ) in capsys.readouterr().err
+    (out / "answers.jsonl").write_text(json.dumps(json.loads(before[0]) | {"question_id": "none"}) + "\n")
+    assert ask(yard, out) == 1
+    told = f"no question 'none' is asked; {MAKE_ROWS_AGAIN}"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(told)
+    (out / "asking.json").write_text("garbage")
+    assert ask(yard, out) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"rbft: {out / 'asking.json'}: not an Asking of this version: line: Invalid JSON: expected value at line 1 "
+        f"column 1; move {out} away, and the same command asks anew, or name another folder with --out"
+    )
+    shutil.rmtree(out)
+    assert ask(yard, out) == 0
+    assert (out / "answers.jsonl").read_text().splitlines() == before

@@ -136,8 +136,8 @@ def test_a_disk_that_cannot_be_written_is_told(disk: Disk) -> None:
     subprocess.run(["mount", "-o", "remount,ro", disk.root], check=True)
     with pytest.raises(StoreError) as caught:
         write()
-    said = f"{path}: cannot be written: {os.strerror(errno.EROFS)}. Make it writable, or name another `output`"
-    assert str(caught.value) == said
+    said = f"{os.strerror(errno.EROFS)}. Make it writable, or name another place with `output` or --out"
+    assert str(caught.value) == f"{path}: cannot be written: {said}"
 
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

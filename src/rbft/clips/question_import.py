@@ -102,7 +102,7 @@ def _at_end(wanted: PurePosixPath, files: Mapping[str, Sequence[Path]]) -> list[
 
 
 def write_imported(imported: ImportedQuestions, out: Path, videos: Path) -> None:
-    """Write the questions, with paths that start in `videos`, and beside them what was left out.
+    """Write the questions, with paths that start in `videos`, and beside them what was left out, now and not before.
 
     A different file of that name is not replaced.
     """
@@ -113,6 +113,8 @@ def write_imported(imported: ImportedQuestions, out: Path, videos: Path) -> None
     write_questions(out, rows)
     if imported.left_out:
         write_jsonl(left_out_file(out), imported.left_out)
+    elif left_out_file(out).is_file():
+        left_out_file(out).unlink()
 
 
 def left_out_file(out: Path) -> Path:

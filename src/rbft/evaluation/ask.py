@@ -288,14 +288,17 @@ def _asking(
 def _same_as_before(out: Path, asking: Asking) -> None:
     """Note what is asked; raises UserError where the folder holds the answers to something else."""
     path = out / ASKING
-    before = read_record(path, Asking) if path.is_file() else None
+    step = f"move {show(out)} away, and the same command asks anew, or name another folder with --out"
+    before = read_record(path, Asking, step) if path.is_file() else None
     if before is not None and before.key != asking.key:
         names = ("checkpoint", "questions", "num_questions", "prompts", "max_new_tokens", "sampling")
         differing = [name for name in names if getattr(before, name) != getattr(asking, name)]
         what = ", ".join(differing).replace("_", " ") or "the text of a question or the frames of a clip"
         raise UserError(f"{show(out)}: holds answers to something else ({what} differ); name another folder with --out")
     if before is None and (out / ANSWERS).exists():
-        raise UserError(f"{show(out / ANSWERS)}: is there already, and not rbft's; name another folder with --out")
+        raise UserError(
+            f"{show(out / ANSWERS)}: is there already, and without {ASKING} nobody knows what it answers; {step}"
+        )
     write_record(path, asking)
 
 

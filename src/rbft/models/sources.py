@@ -69,6 +69,8 @@ def resolve(
             f"{name!r} is an address; rbft takes a folder, a Hugging Face name (owner/name), or `{EMBEDDED}`: download "
             "the model and give its folder"
         )
+    if not name:
+        raise CheckpointError(f"the model's name is empty; give a folder, a Hugging Face name, or `{EMBEDDED}`")
     if name == EMBEDDED:
         folder = Path(str(resources.files("rbft"))) / "tiny" / _ROOMS[embedded]
         return Source(name=name, folder=folder, revision=None)
