@@ -86,7 +86,7 @@ def test_the_embedded_model_curates_its_clips(
     made = report(tmp_path)
     assert (made.read, made.represented) == (10, 10) and 0 < made.kept <= made.revised <= made.reasoned < 10
     assert "wrong answer" in told.out and "Report: " in told.out
-    assert "note: 3 clips without a label or of the test split are not asked" in told.err
+    assert "note: 3 clips without a label or of the test split: not asked" in told.err
     items = read_jsonl(tmp_path / "made" / "curated.jsonl", Curated)
     assert len(items) == 10 and all(item.verdict.kept or item.verdict.reasons for item in items)
     assert all(item.representation and item.representation.startswith("Subjects: ") for item in items)

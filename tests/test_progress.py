@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from rbft.progress import Reporter
+from rbft.progress import Reporter, plural
 
 
 def plain() -> tuple[Reporter, io.StringIO]:
@@ -36,6 +36,16 @@ def test_counted_without_a_terminal_is_one_line_at_the_end() -> None:
         advance(3)
         assert file.getvalue() == ""
     assert re.fullmatch(r"Reading clips: 5 clips in \d+\.\d s\n", file.getvalue())
+
+
+def test_one_thing_is_said_in_the_singular() -> None:
+    reporter, file = plain()
+    with reporter.counted("Reading clips", 1) as advance:
+        advance(1)
+    assert file.getvalue().startswith("Reading clips: 1 clip in ")
+    assert [plural(count, "clip is", "clips are") for count in (0, 1, 1200)] == [
+        "0 clips are", "1 clip is", "1,200 clips are",
+    ]  # fmt: skip
 
 
 def test_work_that_fails_is_not_said_to_be_done() -> None:

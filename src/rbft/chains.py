@@ -10,6 +10,7 @@ from rbft.evaluation.questions import answer_questions, answers_key
 from rbft.experiment import Arm, Evaluation, Stage
 from rbft.files import read_jsonl, write_jsonl
 from rbft.findings import ArmRun
+from rbft.progress import plural
 from rbft.prompts import Describing, Reasoning
 from rbft.question_findings import QuestionRun
 from rbft.rationales.choose import (
@@ -105,8 +106,9 @@ def _run_stage(session: Session, arm: Arm, number: int, seed: int) -> Checkpoint
         held_out=_held_out(session, stage),
     )
     if job.key not in session.stages:
-        what = f"{len(questions)} questions" if questions else f"{len(examples)} examples"
-        title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {what}, {steps} steps"
+        asked = plural(len(questions), "question", "questions")
+        what = asked if questions else plural(len(examples), "example", "examples")
+        title = f"{arm.name}, seed {seed}, stage {number} ({stage.kind}): {what}, {plural(steps, 'step', 'steps')}"
         session.stages[job.key] = finished_stage(job, session.store, session.reporter.say) or _train(
             session, arm, job, title
         )

@@ -22,7 +22,7 @@ from rbft.errors import ManifestError
 from rbft.files import held, sweep, write_jsonl, write_text
 from rbft.models.sources import Source
 from rbft.models.vlm import VLM
-from rbft.progress import Reporter
+from rbft.progress import Reporter, plural
 from rbft.prompts import Prompts, load_prompts
 from rbft.rationales.crew import Crew, gather
 from rbft.rationales.curate import Curation, Item, curate
@@ -93,7 +93,10 @@ def _chained(
     chain = crew.chain(prompts, job.prompts, frames, load_thresholds(None), models.load)
     made = curate(items, chain, folder, frames, reporter)
     left_out = len(asked.questions) - len(items)
-    notes = [*asked.notes, *([f"{left_out:,} questions are about clips that cannot be read"] if left_out else [])]
+    notes = [
+        *asked.notes,
+        *([f"{plural(left_out, 'question is', 'questions are')} about clips that cannot be read"] if left_out else []),
+    ]
     return made, tally(job.name, made, job, notes), chain.prompts
 
 
@@ -136,7 +139,7 @@ def _of_clips(job: CurationJob) -> tuple[_Asked, Prompts]:
     hidden = len(listing.rows) - len(rows)
     notes = [
         *listing.notes,
-        *([f"{hidden:,} clips without a label or of the test split are not asked"] if hidden else []),
+        *([f"{plural(hidden, 'clip', 'clips')} without a label or of the test split: not asked"] if hidden else []),
     ]
     kept = Listing(listing.source, rows, listing.labels, listing.notes)
     return _Asked(questions, kept, {}, notes), prompts

@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def plural(count: int, one: str, many: str) -> str:
+    """`1 clip is` or `1,200 clips are`."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def is_utf8(text: str) -> bool:
     """Whether a file of text can hold this: not so a file's name with other bytes, or half of a JSON character."""
     try:
@@ -86,7 +91,8 @@ class Reporter:
                 done[0] += number
 
             yield count
-            self.say(f"{what}: {done[0]} {unit} in {time.monotonic() - start:.1f} s")
+            things = unit.removesuffix("s") if done[0] == 1 else unit
+            self.say(f"{what}: {done[0]} {things} in {time.monotonic() - start:.1f} s")
             return
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),

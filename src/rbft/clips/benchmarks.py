@@ -21,6 +21,7 @@ from rbft.clips.question_benchmarks import QUESTION_BENCHMARKS
 from rbft.clips.sources import files_below
 from rbft.errors import ManifestError
 from rbft.files import address_hint, write_text
+from rbft.progress import plural
 from rbft.records import Split
 
 COLUMNS = ("path", "label", "clip_id", "split", "category", "rationale")
@@ -124,7 +125,10 @@ def _check_lists(sides: Mapping[Split, Sequence[Listed]], clips: Mapping[str, An
             faults.append(f"--{side}: the files name no clip of this side")
         strangers = [i.clip_id for i in listed if i.clip_id not in clips]
         if strangers:
-            faults.append(f"{len(strangers)} ids of --{side} are not in the annotation: {_some(strangers)}")
+            faults.append(
+                f"{plural(len(strangers), f'id of --{side} is', f'ids of --{side} are')} not in the annotation: "
+                f"{_some(strangers)}"
+            )
         for i in listed:
             clip = clips.get(i.clip_id)
             if clip is not None and i.answer is not None and i.answer.casefold() != clip.label.casefold():
@@ -146,7 +150,10 @@ def _without_vague(clips: dict[str, Annotated], benchmark: Benchmark, notes: lis
             f"--drop-vague: no clip is tagged {tag!r}; only the annotation table of "
             f"{BENCHMARKS['smarthome'].title} has that tag"
         )
-    notes.append(f"{len(clips) - len(kept)} clips tagged {benchmark.vague} are left out (--drop-vague)")
+    notes.append(
+        plural(len(clips) - len(kept), f"clip tagged {benchmark.vague} is", f"clips tagged {benchmark.vague} are")
+        + " left out (--drop-vague)"
+    )
     return kept
 
 

@@ -23,7 +23,7 @@ from rbft.clips.manifest import ClipFolder, Listing, Refused, Row, listing_of_fi
 from rbft.clips.sources import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES, files_below, stranger_notes
 from rbft.clips.split import split_notes
 from rbft.experiment import ClipLimits, Experiment, Sampling, SplitRule
-from rbft.progress import Reporter, printable
+from rbft.progress import Reporter, plural, printable
 from rbft.records import Grid, Split
 
 MAX_GOOD_ROWS = 40
@@ -60,18 +60,19 @@ class CheckResult:
     def summary(self) -> str:
         """One sentence."""
         listed = len(self.inspections) + len(self.listing.refused)
-        clips = f"{listed} clip{'' if listed == 1 else 's'}"
+        clips = plural(listed, "clip", "clips")
+        labels = plural(len(self.listing.labels), "label", "labels")
         if self.exit_code == 0 and self.bad:
-            return f"{clips}, {len(self.listing.labels)} labels: a run could start without {len(self.bad)} of them."
+            return f"{clips}, {labels}: a run could start without {len(self.bad)} of them."
         if self.exit_code == 0:
             if not self.listing.labels:
                 return f"{clips}, no labels: every clip can be read."
-            return f"{clips}, {len(self.listing.labels)} labels: every clip can be read, and a run could start."
+            return f"{clips}, {labels}: every clip can be read, and a run could start."
         parts = []
         if self.bad:
             parts.append(f"{len(self.bad)} of {clips} cannot be used (a run goes on without them under leave-out)")
         if self.faults:
-            parts.append(f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''} to mend first")
+            parts.append(f"{plural(len(self.faults), 'fault', 'faults')} to mend first")
         return f"A run would stop: {'; '.join(parts) or 'there is no clip'}."
 
 
@@ -226,7 +227,7 @@ def render_table(result: CheckResult, console: Console) -> None:
         _say(console, line, "red")
     hidden = len(result.inspections) - len(result.bad) - MAX_GOOD_ROWS
     if hidden > 0:
-        _say(console, f"and {hidden} more clips without a problem (--json lists all)")
+        _say(console, f"and {plural(hidden, 'more clip', 'more clips')} without a problem (--json lists all)")
     if any(i.row.label is not None for i in result.inspections):
         console.print(_label_table(result))
     good = [i for i in result.inspections if i.problem is None]
@@ -235,8 +236,8 @@ def render_table(result: CheckResult, console: Console) -> None:
     tokens = [i.plan.visual_tokens(result.grid) for i in good if i.plan]
     _say(
         console,
-        f"{len(good)} clips, {seconds / 60:.1f} minutes, {frames} sampled frames, {sum(tokens)} visual tokens"
-        + (f" ({min(tokens)} to {max(tokens)} a clip)" if tokens else ""),
+        f"{plural(len(good), 'clip', 'clips')}, {seconds / 60:.1f} minutes, {frames} sampled frames, "
+        f"{sum(tokens)} visual tokens" + (f" ({min(tokens)} to {max(tokens)} a clip)" if tokens else ""),
     )
     for line in result.memory:
         console.print(Text(line), soft_wrap=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from rbft.clips.grouped import first_of
 from rbft.files import why_unread
-from rbft.progress import printable
+from rbft.progress import plural, printable
 
 COLUMNS = ("path", "label", "clip_id", "split", "group", "start", "end", "rationale", "boxes", "category")
 VIDEO_SUFFIXES = frozenset(
@@ -291,7 +291,10 @@ def _folder(folder: Path, notes: list[str]) -> Iterator[Cells]:
     tops = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     loose = [entry.name for entry in folder.iterdir() if entry.is_file() and is_video_name(entry)]
     if loose:
-        notes.append(f"{len(loose)} videos lie beside the label folders and are not listed, {sorted(loose)[0]!r} first")
+        lie = plural(
+            len(loose), "video lies beside the label folders and is", "videos lie beside the label folders and are"
+        )
+        notes.append(f"{lie} not listed, {sorted(loose)[0]!r} first")
     split_tops = bool(tops) and {top.name for top in tops} == _SPLIT_FOLDERS
     strangers: list[str] = []
     for top in tops:
@@ -310,7 +313,10 @@ def stranger_notes(strangers: list[str]) -> list[str]:
     """A note about files that are not listed, where there are any."""
     if not strangers:
         return []
-    return [f"{len(strangers)} files are not videos by their name and are not listed, {strangers[0]!r} first"]
+    found = plural(
+        len(strangers), "file is not a video by its name and is", "files are not videos by their name and are"
+    )
+    return [f"{found} not listed, {strangers[0]!r} first"]
 
 
 def files_below(folder: Path, strangers: list[str]) -> Iterator[Path]:

@@ -29,7 +29,7 @@ from rbft.experiment import ClipLimits, Sampling
 from rbft.files import held, read_record, sweep, write_record
 from rbft.models.sources import EMBEDDED, is_on_hub, resolve
 from rbft.models.vlm import VLM, grid_of
-from rbft.progress import Reporter
+from rbft.progress import Reporter, plural
 from rbft.prompts import Prompts, Reasoning, load_prompts
 from rbft.results import Asking, AskReport, QuestionScore
 from rbft.rewards import ungradable
@@ -327,7 +327,10 @@ def render_asked(report: AskReport, console: Console) -> None:
     if learnt:
         console.print(Text(f"note: the checkpoint was trained on the clips of {learnt:,} of these questions"))
     if summed.overall.ungraded:
-        console.print(Text(f"note: {summed.overall.ungraded:,} questions could not be graded and are in no mean"))
+        told = plural(
+            summed.overall.ungraded, "question could not be graded and is", "questions could not be graded and are"
+        )
+        console.print(Text(f"note: {told} in no mean"))
 
 
 def _cells(score: QuestionScore) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from rbft.errors import UserError
 from rbft.evaluation.metrics import UNREADABLE, Answers, accuracy, confusion, encode, f1_per_label, macro_f1
 from rbft.evaluation.verdict import compare_answers, f1_by_label, p_words
 from rbft.files import why_unread, write_text
+from rbft.progress import plural
 from rbft.records import Prediction
 
 COLUMNS = ("clip_id", "label", "predicted")
@@ -90,12 +91,14 @@ def read_pair(a: Path, b: Path, *, labels: Sequence[str] | None = None) -> FileP
     for here, there, path in ((rows_a, rows_b, a), (rows_b, rows_a, b)):
         alone = [clip for clip in here if clip not in there]
         if alone:
-            faults.append(f"{len(alone)} clips are only in {path}: {_some(alone)}; both files need the same clips")
+            clips = plural(len(alone), "clip is", "clips are")
+            faults.append(f"{clips} only in {path}: {_some(alone)}; both files need the same clips")
     shared = [clip for clip in rows_a if clip in rows_b]
     differing = [clip for clip in shared if rows_a[clip][0] != rows_b[clip][0]]
     if differing:
         pairs = [f"{clip} ({rows_a[clip][0] or 'none'!r} and {rows_b[clip][0] or 'none'!r})" for clip in differing]
-        faults.append(f"{len(differing)} clips have different true labels in {a} and {b}: {_some(pairs)}")
+        clips = plural(len(differing), "clip has", "clips have")
+        faults.append(f"{clips} different true labels in {a} and {b}: {_some(pairs)}")
     judged = [clip for clip in shared if rows_a[clip][0]]
     known = sorted({rows_a[clip][0] for clip in judged}) if labels is None else list(labels)
     faults += _unknown_labels((rows_a[clip][0] for clip in judged), known)
@@ -107,7 +110,9 @@ def read_pair(a: Path, b: Path, *, labels: Sequence[str] | None = None) -> FileP
     answers = [encode(truth, [[rows[clip][1] for clip in judged]], known) for rows in (rows_a, rows_b)]
     notes = [note for path, given in zip((a, b), answers, strict=True) for note in _unreadable(path, given)]
     if len(judged) < len(shared):
-        notes.append(f"{len(shared) - len(judged)} clips without a label are left out")
+        notes.append(
+            f"{plural(len(shared) - len(judged), 'clip without a label is', 'clips without a label are')} left out"
+        )
     return FilePair(answers[0], answers[1], tuple(notes))
 
 
@@ -195,7 +200,9 @@ def _unknown_labels(truth: Iterable[str], labels: Sequence[str]) -> list[str]:
     for label, count in Counter(label for label in truth if label not in labels).items():
         close = difflib.get_close_matches(label, labels, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        faults.append(f"the true label {label!r} ({count} clips) is not one of {', '.join(labels)}{hint}")
+        faults.append(
+            f"the true label {label!r} ({plural(count, 'clip', 'clips')}) is not one of {', '.join(labels)}{hint}"
+        )
     return faults
 
 
@@ -236,7 +243,7 @@ def render_comparison(
 ) -> None:
     """Print a comparison as a table in percent, the difference with its interval and p, the verdict and any notes."""
     a, b = result["a"], result["b"]
-    table = Table(title=Text(f"{a['n']} clips"), title_justify="left")
+    table = Table(title=Text(plural(a["n"], "clip", "clips")), title_justify="left")
     for heading in ("", *names, "difference"):
         table.add_column(Text(heading), justify="left" if not heading else "right")
     rows = [("accuracy", a["accuracy"], b["accuracy"]), ("macro F1", a["macro_f1"], b["macro_f1"])]

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from rbft.errors import StoppedError, StoreError
 from rbft.files import refused, require_room
+from rbft.progress import plural
 from rbft.stopping import asked
 from rbft.store import MANIFEST
 
@@ -54,7 +55,8 @@ class RoomForSaves(TrainerCallback):
         count = min(MOST_SAVES, max(1, (state.max_steps - 1) // args.save_steps))
         work = Path(str(args.output_dir))
         there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
-        require_room(work, max(0, count * save - there) + child, f"{count} saves of this stage and its checkpoint")
+        what = f"{plural(count, 'save', 'saves')} of this stage and its checkpoint"
+        require_room(work, max(0, count * save - there) + child, what)
 
 
 def check_finished(state: Any) -> None:
