@@ -16,7 +16,7 @@ import yaml
 
 from commands import command
 from rbft.clips.videorft import VideoRFTRow, read_videorft
-from rbft.files import read_jsonl, read_record
+from rbft.files import MAKE_ROWS_AGAIN, read_jsonl, read_record
 from rbft.models.vlm import VLM
 from rbft.records import Curated, StepAnswer
 from rbft.results import CurationReport
@@ -112,6 +112,34 @@ def test_the_embedded_model_curates_its_clips(
 
     assert command("curate", str(local(yard, tmp_path)), "revise=none") == 0, "the ablation asks nothing anew"
     assert report(tmp_path).kept == report(tmp_path).reasoned == made.reasoned
+
+
+def test_a_damaged_file_of_a_curation_says_what_helps(
+    yard: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command("curate", str(local(yard, tmp_path))) == 0
+    folder = tmp_path / "made"
+    before = {f.name: f.read_bytes() for f in folder.iterdir()}
+    asked = ("represent.jsonl", "reason.jsonl", "revise.jsonl")
+    for name in asked:
+        lines = before[name].splitlines(keepends=True)
+        (folder / name).write_bytes(b"".join([lines[0], b"garbage\n", *lines[2:]]))
+        capfd.readouterr()
+        assert command("curate", str(local(yard, tmp_path))) == 1
+        assert capfd.readouterr().err.splitlines()[-1] == (
+            f"rbft: {folder / name}:2: not a StepAnswer of this version: line: Invalid JSON: expected value at line 1 "
+            f"column 1; delete the line, or {MAKE_ROWS_AGAIN}"
+        )
+        (folder / name).write_bytes(b"".join([lines[0], *lines[2:]]))
+        assert command("curate", str(local(yard, tmp_path))) == 0
+        assert sorted((folder / name).read_bytes().splitlines(keepends=True)) == sorted(lines)
+        (folder / name).unlink()
+        assert command("curate", str(local(yard, tmp_path))) == 0
+        assert (folder / name).read_bytes() == before[name]
+    for name in before.keys() - {*asked, ".lock"}:
+        (folder / name).write_text("garbage")
+    assert command("curate", str(local(yard, tmp_path))) == 0
+    assert {f.name: f.read_bytes() for f in folder.iterdir()} == before, "results are written anew each time"
 
 
 def test_each_step_on_an_engine_of_its_own(yard: Path, tmp_path: Path) -> None:
