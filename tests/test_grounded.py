@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from commands import command
-from rbft.files import read_jsonl, read_record
+from rbft.files import MAKE_ROWS_AGAIN, read_jsonl, read_record
 from rbft.grounded import explain_run
 from rbft.progress import Reporter
 from rbft.records import Manifest, Prediction
@@ -174,6 +174,36 @@ def test_a_run_with_work_to_do_is_refused(finished: Path, capsys: pytest.Capture
     assert "`predict zero-shot` is still to do. Run the experiment again" in capsys.readouterr().err
     for path, content in kept.items():
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "code", "told"),
+    [
+        ("manifest.json", 1, ": not a Manifest of this version: line: Invalid JSON: expected value at line 1 column 1; "
+         "move it away and run the experiment again, then explain it"),
+        ("experiment.json", 2, ": not an experiment of this version: 1 validation error for Experiment; run the "
+         "experiment again, which writes it anew, then explain it"),
+        ("grounding/focus-*.jsonl", 1, ":1: not a Focus of this version: line: Invalid JSON: expected value at line 1 "
+         f"column 1; delete the line, or {MAKE_ROWS_AGAIN}"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_of_a_run_says_what_helps(
+    pattern: str, code: int, told: str, finished: Path, experiment: Path, explained: Grounding,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = next(iter(finished.glob(pattern)))
+    whole = path.read_bytes()
+    path.write_bytes(b"garbage\n" + whole)
+    assert command("explain", str(finished)) == code
+    assert capsys.readouterr().err.splitlines()[-1] == f"rbft: {path}{told}"
+    if path.suffix == ".json":
+        if path.name == "manifest.json":
+            path.unlink()
+        assert command("run", str(experiment)) == 0
+    else:
+        path.unlink()
+    assert command("explain", str(finished)) == 0
+    assert path.read_bytes() == whole
 
 
 def test_a_run_that_moved_is_explained_where_it_lies(
