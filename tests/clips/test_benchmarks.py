@@ -117,7 +117,7 @@ def test_the_annotation_gives_labels_categories_and_text(home: Path) -> None:
 def test_vague_clips_are_abnormal_or_left_out(home: Path) -> None:
     imported = import_home(home, drop_vague=True)
     assert [clip.clip_id for clip, _ in imported.clips] == ["h1", "h2", "h4"]
-    assert imported.notes[0] == "1 clips tagged Vague Abnormal are left out (--drop-vague)"
+    assert imported.notes[0] == "1 clip tagged Vague Abnormal is left out (--drop-vague)"
 
 
 def test_without_a_split_every_annotated_clip_is_listed_without_one(home: Path) -> None:
@@ -224,7 +224,7 @@ def test_many_faults_are_cut_after_ten(home: Path) -> None:
         ("x.csv", b"id,split\nh1,private", "--train: the files name no clip of this side"),
         ("x.csv", b"id\n \nh1", None),
         ("x.txt", b"\xff\xfeh", "x.txt: not UTF-8 at byte 0; save it as UTF-8"),
-        ("x.txt", b"h1\nh9\n", "1 ids of --train are not in the annotation: h9"),
+        ("x.txt", b"h1\nh9\n", "1 id of --train is not in the annotation: h9"),
         ("none.txt", None, "none.txt: cannot be read: No such file or directory"),
     ],
 )  # fmt: skip

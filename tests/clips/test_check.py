@@ -157,7 +157,7 @@ def test_one_file_and_a_heap_of_files(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     heap = checked(tmp_path)
     assert [i.row.listed for i in heap.inspections] == ["a.mp4", "deep/b.mp4"] and heap.exit_code == 0
-    assert "1 files are not videos by their name" in table(heap)
+    assert "1 file is not a video by its name" in table(heap)
     assert checked(tmp_path / "absent.csv").exit_code == 2
     (tmp_path / "empty").mkdir()
     assert "holds no video" in table(checked(tmp_path / "empty"))

@@ -105,7 +105,7 @@ def test_a_given_label_without_a_clip_has_no_f1(tmp_path: Path) -> None:
 def test_clips_without_a_label_are_left_out_with_a_note(tmp_path: Path) -> None:
     a = write(tmp_path / "a.csv", HEADER + "1,x,x\n2,,y\n3,y,y\n")
     assert compare_files(a, a)["a"]["n"] == 2
-    assert read_pair(a, a).notes == ("1 clips without a label are left out",)
+    assert read_pair(a, a).notes == ("1 clip without a label is left out",)
 
 
 def test_every_fault_of_both_files_is_named_at_once(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_every_fault_of_both_files_is_named_at_once(tmp_path: Path) -> None:
         f"{a}: line 5: 2 fields where the header has 3",
         f"{a}: line 6: clip_id is empty",
         f"{a}: 1 clip ids stand more than once: 1",
-        f"1 clips are only in {a}: 5; both files need the same clips",
+        f"1 clip is only in {a}: 5; both files need the same clips",
         f"6 clips are only in {b}: 6, 7, 8, 9, 10 and 1 more; both files need the same clips",
-        f"1 clips have different true labels in {a} and {b}: 2 ('y' and 'x')",
+        f"1 clip has different true labels in {a} and {b}: 2 ('y' and 'x')",
     ]
 
 
@@ -165,8 +165,8 @@ def test_a_true_label_outside_the_given_ones_gets_the_nearest_spelling(tmp_path:
     with pytest.raises(UserError) as error:
         compare_files(a, a, labels=["normal", "abnormal"])
     assert error.value.faults == [
-        "the true label 'abnromal' (1 clips) is not one of normal, abnormal; did you mean 'abnormal'?",
-        "the true label 'zzz' (1 clips) is not one of normal, abnormal",
+        "the true label 'abnromal' (1 clip) is not one of normal, abnormal; did you mean 'abnormal'?",
+        "the true label 'zzz' (1 clip) is not one of normal, abnormal",
     ]
 
 
