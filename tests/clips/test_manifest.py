@@ -127,7 +127,7 @@ def test_a_folder_with_a_folder_per_label(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert listing.labels == {"fall": "", "stand": ""} and listing.faults == ()
     assert "1 video lies beside the label folders and is not listed, 'loose.mp4' first" in listing.notes[0]
-    assert "1 files are not videos by their name and are not listed, 'readme.txt' first" in listing.notes[1]
+    assert "1 file is not a video by its name and is not listed, 'readme.txt' first" in listing.notes[1]
 
 
 def test_a_folder_of_train_and_test(tmp_path: Path) -> None:

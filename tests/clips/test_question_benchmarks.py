@@ -231,7 +231,7 @@ def test_nothing_that_can_be_used(tmp_path: Path) -> None:
         "vsi-bench: not one of 1 rows is a question",
         "question '4': not_gradable: the answer 'E' cannot be graded; a multiple choice answer is exactly one of the "
         "options, which are 'A. Turn Back', 'B. Turn Left', 'C. Turn Right'",
-        "1 questions (1 not_gradable)",
+        "1 question (1 not_gradable)",
     ]
 
 

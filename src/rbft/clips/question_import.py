@@ -19,6 +19,7 @@ from rbft.clips.questions import LeftOutQuestion, QuestionRow, write_questions
 from rbft.clips.sources import VIDEO_SUFFIXES, files_below
 from rbft.errors import ManifestError
 from rbft.files import address_hint, write_jsonl
+from rbft.progress import plural
 
 
 @dataclass(frozen=True)
@@ -142,4 +143,4 @@ def render_imported(imported: ImportedQuestions, console: Console, rest: str) ->
 
 def _lines(left: Sequence[LeftOutQuestion], rest: str) -> list[str]:
     bad = [Bad(f"question {show(repr(q.question_id))}", q.reason, show(q.detail)) for q in left]
-    return [*by_reason(bad, rest), f"{len(bad):,} questions ({counted(bad)})"] if bad else []
+    return [*by_reason(bad, rest), f"{plural(len(bad), 'question', 'questions')} ({counted(bad)})"] if bad else []
