@@ -87,6 +87,7 @@ def prepare(
     with reporter.counted("Reading clips", len(listing.rows), since=ahead.since) as advance:
         inspections = ahead.finish(advance)
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
+    changed = _changed_clips(experiment, store, manifest)
     questions = None if found.questions is None else used_questions(found.questions, manifest)
     if questions is None and (faults := faults_of(experiment, manifest, prompts)):
         raise ManifestError(faults)
@@ -98,7 +99,7 @@ def prepare(
     _tell(manifest, len(listing.rows), fitted, store, reporter)
     if unpinned := source.unpinned(experiment.revision):
         reporter.say(f"note: {unpinned}")
-    if (changed := _changed_clips(store, manifest)) is not None:
+    if changed is not None:
         reporter.say(f"note: {changed}")
     if not finished:
         write_record(store.root / _MEMORY, fitted.plan)
@@ -127,10 +128,13 @@ def prepare(
     return session
 
 
-def _changed_clips(store: RunStore, manifest: Manifest) -> str | None:
-    """What to say of clips whose bytes changed since this directory's last run; None where there is nothing."""
-    path = store.root / "manifest.json"
-    return changed_clips(read_record(path, Manifest), manifest) if path.is_file() else None
+def _changed_clips(experiment: Experiment, store: RunStore, manifest: Manifest) -> str | None:
+    """What to note of clips that changed since this directory's last run; raises ManifestError where that stops it."""
+    path, use = store.root / "manifest.json", experiment.on_changed_clip == "use"
+    changed = changed_clips(read_record(path, Manifest), manifest, use=use) if path.is_file() else None
+    if changed is not None and not use:
+        raise ManifestError([changed])
+    return changed
 
 
 def _tell(manifest: Manifest, num_listed: int, fitted: Fit, store: RunStore, reporter: Reporter) -> None:
