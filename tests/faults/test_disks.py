@@ -6,11 +6,12 @@ import errno
 import hashlib
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,13 +23,13 @@ from rbft.clips.frames import Frames
 from rbft.errors import StoreError
 from rbft.experiment import Recipe, Sampling, Stage
 from rbft.files import JsonlAppender, read_jsonl, require_room, sha256_of, write_text
-from rbft.models.vlm import VLM
 from rbft.prompts import load_prompts
 from rbft.records import Checkpoint, Clip, Example, FramePlan, LossPoint
 from rbft.store import RunStore, is_sealed, verify
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
-from rbft.training.stages import StageJob, finished_stage, train_stage
-from rbft.training.supervised import StageTrainer
+
+if TYPE_CHECKING:
+    from rbft.training.stages import StageJob  # torch is imported where it is used, which is not everywhere here
 
 FULL = os.strerror(errno.ENOSPC)
 ADVICE = "Free some space there, or name another `output`, and give the same command again"
@@ -253,6 +254,8 @@ class Noise(NoiseClips):
 
 def stage_of(base: Path) -> StageJob:
     """Three steps, each saved."""
+    from rbft.training.stages import StageJob
+
     parent = Checkpoint(
         fingerprint="base", path=str(base), stage="base", base="base", parent=None, data_fingerprint="",
         sampling_fingerprint="s", prompts_fingerprint="p", config_fingerprint="", seed=0, num_steps=0,
@@ -274,10 +277,10 @@ def stage_of(base: Path) -> StageJob:
     )
 
 
-PLACES: dict[str, tuple[type[Any], str]] = {
-    "weights of a save": (StageTrainer, "_save"),
-    "optimizer of a save": (StageTrainer, "_save_optimizer_and_scheduler"),
-    "the child": (VLM, "save"),
+PLACES = {
+    "weights of a save": "rbft.training.supervised.StageTrainer._save",
+    "optimizer of a save": "rbft.training.supervised.StageTrainer._save_optimizer_and_scheduler",
+    "the child": "rbft.models.vlm.VLM.save",
 }
 
 
@@ -286,13 +289,16 @@ def test_a_disk_that_fills_up_in_a_stage_leaves_its_saves_whole(
     disk: Disk, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Full in the second save's weights, then in its optimizer, then in the child: told, cleaned, and gone on."""
+    from rbft.models.vlm import VLM
+    from rbft.training.stages import finished_stage, train_stage
+
     job, store = stage_of(checkpoints["qwen2_5_vl"]), RunStore(disk.root / "run")
     frames = Noise(VLM.load(checkpoints["qwen2_5_vl"]).grid)
     work = store.checkpoint(job.key).with_name(f".{job.key}.work")
     whole = RunStore(disk.root.parent / "whole")
     train_stage(job, whole, frames)
-    for number, (place, (holder, name)) in enumerate(PLACES.items()):
-        original, calls = getattr(holder, name), []
+    for number, (place, method) in enumerate(PLACES.items()):
+        original, calls = pkgutil.resolve_name(method), []
 
         def filling(*given: Any, original: Any = original, calls: list[int] = calls, at: int = number) -> Any:
             calls.append(1)
@@ -301,7 +307,7 @@ def test_a_disk_that_fills_up_in_a_stage_leaves_its_saves_whole(
             return original(*given)
 
         with monkeypatch.context() as patch:
-            patch.setattr(holder, name, filling)
+            patch.setattr(method, filling)
             with pytest.raises(StoreError) as caught:
                 train_stage(job, store, frames)
         told = str(caught.value)
@@ -320,8 +326,29 @@ def test_a_disk_that_fills_up_in_a_stage_leaves_its_saves_whole(
 
 
 @pytest.mark.parametrize("disk", ["24m"], indirect=True)
+def test_a_disk_too_full_for_the_curves_of_tensorboard_is_told_once(
+    disk: Disk, checkpoints: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It opens its file in a thread, which would print a traceback of its own."""
+    from rbft.models.vlm import VLM
+    from rbft.training.stages import train_stage
+
+    frames = Noise(VLM.load(checkpoints["qwen2_5_vl"]).grid)
+    job, store = stage_of(checkpoints["qwen2_5_vl"]), RunStore(disk.root / "run")
+    store.logs(job.key).mkdir(parents=True)
+    store.checkpoint(job.key).parent.mkdir()
+    disk.fill(leave=2_000)
+    with pytest.raises(StoreError, match=f"cannot be written: {FULL}"):
+        train_stage(job, store, frames)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("disk", ["24m"], indirect=True)
 def test_a_stage_without_room_for_its_saves_does_not_begin(disk: Disk, checkpoints: dict[str, Path]) -> None:
     """Weights w are trained, so that a save takes 3 w, and two saves and the child 7 w."""
+    from rbft.models.vlm import VLM
+    from rbft.training.stages import train_stage
+
     vlm = VLM.load(checkpoints["qwen2_5_vl"], for_training=True)
     size = sum(p.numel() * p.element_size() for p in vlm.model.parameters())
     job, store, frames = stage_of(checkpoints["qwen2_5_vl"]), RunStore(disk.root / "run"), Noise(vlm.grid)
@@ -362,24 +389,21 @@ def test_full_at_every_place_of_a_run_it_is_the_same_run(
         return command("run", str(tmp_path / "full.yaml"), f"output={json.dumps(str(output))}")
 
     assert run(tmp_path / "whole") == 0
-    places: list[tuple[str, Any, str, int]] = [
-        ("frames", None, "", 0),
-        ("rationales", JsonlAppender, "append", 2),
-        ("saved weights", StageTrainer, "_save", 2),
-        ("saved optimizer", StageTrainer, "_save_optimizer_and_scheduler", 1),
-        ("child", VLM, "save", 1),
-        ("predictions", JsonlAppender, "append", 3),
-        ("report", None, "write_findings", 1),
-    ]
-    import rbft.runs
-
-    for place, holder, name, at in places:
-        holder = holder or rbft.runs
+    places = {
+        "frames": ("", 0),
+        "rationales": ("rbft.files.JsonlAppender.append", 1),
+        "saved weights": (PLACES["weights of a save"], 2),
+        "saved optimizer": (PLACES["optimizer of a save"], 1),
+        "child": (PLACES["the child"], 1),
+        "predictions": ("rbft.evaluation.predict.score_answers", 1),
+        "report": ("rbft.runs.write_findings", 1),
+    }
+    for place, (method, at) in places.items():
         with monkeypatch.context() as patch:
             if place == "frames":
                 disk.fill(leave=150_000)
             else:
-                original, calls = getattr(holder, name), []
+                original, calls = pkgutil.resolve_name(method), []
 
                 def filling(*given: Any, original: Any = original, calls: list[int] = calls, at: int = at) -> Any:
                     calls.append(1)
@@ -387,12 +411,13 @@ def test_full_at_every_place_of_a_run_it_is_the_same_run(
                         disk.fill(leave=2_000)
                     return original(*given)
 
-                patch.setattr(holder, name, filling)
+                patch.setattr(method, filling)
             assert run(disk.root / "runs") == 1, place
             told = capsys.readouterr().err.splitlines()[-1]
             with capsys.disabled():
                 print(f"\n{place}: {told}")
             assert told.startswith(f"rbft: {disk.root / 'runs'}"), place
+            assert place not in ("rationales", "predictions") or f"/{place}/" in told
             assert f": cannot be written: {FULL} (" in told and told.endswith(ADVICE), place
             left = [f for f in disk.root.rglob("*") if f.name.endswith(".part") or f.name.endswith(".finished")]
             assert not left, place
