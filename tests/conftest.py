@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from disks import Disk
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`
@@ -45,3 +50,22 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     root = tmp_path_factory.mktemp("checkpoints")
     return {name: build_checkpoint(name, root / name) for name in FAMILY_NAMES}
+
+
+@pytest.fixture
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
+    """Of 4 MB, or of what a test asks for."""
+    from disks import Disk
+
+    root = tmp_path / "disk"
+    root.mkdir()
+    size = getattr(request, "param", "4m")
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "rbft", root], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("a file system of its own needs root")
+    yield Disk(root)
+    subprocess.run(["umount", "--lazy", root], check=True)

@@ -78,6 +78,31 @@ def test_check_refuses_what_run_refuses(
     assert "A run would stop: 1 fault to mend first." in capsys.readouterr().out
 
 
+def test_check_reads_the_general_clips_too_and_counts_their_memory(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A long one is heavier than any of the experiment's own; a broken one stops a run."""
+    write_clip(tmp_path / "long.mp4", [picture(i) for i in range(64)])
+    general = tmp_path / "general.csv"
+    general.write_text("path,rationale\nlong.mp4,Subjects: a square.\n", encoding="utf-8")
+
+    def peak() -> str:
+        assert command("check", str(written(tmp_path, clips, setting))) == 0
+        [row] = [line for line in capsys.readouterr().out.splitlines() if "writing" in line]
+        return row
+
+    setting = "domain=Expert"
+    plain = peak()
+    setting = f"evaluation.retention={json.dumps(str(general))}"
+    assert peak() != plain
+    (tmp_path / "long.mp4").write_bytes(b"no video")
+    assert command("check", str(written(tmp_path, clips, setting)), "--json") == 2
+    fault = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("rbft: fault: "))
+    assert fault.startswith("rbft: fault: evaluation.retention: long.mp4 (row 2): unreadable: ")
+    assert command("run", str(written(tmp_path, clips, setting))) == 2
+    assert fault.removeprefix("rbft: fault: ") in capsys.readouterr().err
+
+
 def test_a_sound_experiment_passes(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("check", str(written(tmp_path, clips, "arms=[zero-shot, direct]"))) == 0
     assert SOUND in capsys.readouterr().out

@@ -196,7 +196,7 @@ def test_all_faults_at_once() -> None:
         "training.lora.rnk: no such setting; did you mean 'rank'?",
         "fsp: no such setting; there are name, clips, questions, model, revision, domain, labels, arms, seeds, "
         "prompts, sampling, limits, split, rationales, training, reinforce, curation, evaluation, on_bad_clip, "
-        "allow_outside, allow_remote_code, output, workers, memory_gib",
+        "on_changed_clip, allow_outside, allow_remote_code, output, workers, memory_gib",
     ]
 
 

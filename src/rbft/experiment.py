@@ -167,6 +167,7 @@ class Experiment(Section):
     curation: Curation = Field(Curation(), description="who writes curated thoughts, for arms that learn them")
     evaluation: Evaluation = Evaluation()
     on_bad_clip: Literal["stop", "leave-out"] = "stop"
+    on_changed_clip: Literal["stop", "use"] = "stop"
     allow_outside: bool = Field(False, description="clips may lie outside the manifest's folder")
     allow_remote_code: bool = Field(False, description="run Python code that comes with the model")
     output: str = Field("runs", description="folder for run directories")

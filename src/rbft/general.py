@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbft.clips.cache import FrameCache
 from rbft.clips.ingest import build_manifest, clip_frames, inspect_clips
+from rbft.clips.inspection import Inspection
 from rbft.clips.manifest import Listing, read_manifest
 from rbft.errors import ManifestError
 from rbft.evaluation.retention import retention_report
 from rbft.experiment import Experiment
 from rbft.findings import ArmRun
-from rbft.records import Checkpoint, Grid
+from rbft.progress import Reporter
+from rbft.records import Checkpoint, FramePlan, Grid, Manifest
 from rbft.results import Retention
 from rbft.session import Session
 
@@ -32,13 +34,29 @@ def list_general(experiment: Experiment) -> Listing | None:
     return listing
 
 
-def general_session(session: Session, listing: Listing, cache: FrameCache, grid: Grid) -> Session:
-    """The session over the general clips that have a human description.
+@dataclass(frozen=True)
+class GeneralClips:
+    """Those with a human description, and what was learned about every listed one."""
+
+    manifest: Manifest
+    inspections: Sequence[Inspection]
+
+    @property
+    def plans(self) -> list[FramePlan]:
+        """The frames of every clip that is described."""
+        used = {clip.clip_id for clip in self.manifest.clips}
+        return [i.plan for i in self.inspections if i.plan is not None and i.row.clip_id in used]
+
+
+def read_general(
+    experiment: Experiment, listing: Listing, own: Manifest, grid: Grid, reporter: Reporter,
+    cache: FrameCache | None = None,
+) -> GeneralClips:  # fmt: skip
+    """Read the general clips beside the experiment's own.
 
     Raises ManifestError for clips that cannot be read, and for those that are training clips of the experiment.
     """
-    experiment = session.experiment
-    with session.reporter.counted("Reading general clips", len(listing.rows)) as advance:
+    with reporter.counted("Reading general clips", len(listing.rows)) as advance:
         inspections = inspect_clips(
             listing,
             sampling=experiment.sampling,
@@ -48,8 +66,11 @@ def general_session(session: Session, listing: Listing, cache: FrameCache, grid:
             cache=cache,
             progress=advance,
         )
-    read = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
-    trained = {clip.sha256: clip.path for clip in session.manifest.of("train")}
+    try:
+        read = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
+    except ManifestError as error:
+        raise ManifestError([f"evaluation.retention: {fault}" for fault in error.faults]) from None
+    trained = {clip.sha256: clip.path for clip in own.of("train")}
     faults = [
         f"evaluation.retention: {clip.path} holds the same bytes as the training clip {trained[clip.sha256]}; "
         "what is forgotten shows on other clips"
@@ -58,13 +79,18 @@ def general_session(session: Session, listing: Listing, cache: FrameCache, grid:
     ]
     if faults:
         raise ManifestError(faults)
-    manifest = read.model_copy(update={"clips": tuple(clip for clip in read.clips if clip.rationale)})
+    described = tuple(clip for clip in read.clips if clip.rationale)
+    return GeneralClips(read.model_copy(update={"clips": described}), inspections)
+
+
+def general_session(session: Session, general: GeneralClips, cache: FrameCache) -> Session:
+    """The session over the general clips."""
     return replace(
         session,
-        manifest=manifest,
-        frames=clip_frames(cache, inspections),
-        frame_keys={i.row.clip_id: i.key for i in inspections if i.key is not None},
-        clips={clip.clip_id: clip for clip in manifest.clips},
+        manifest=general.manifest,
+        frames=clip_frames(cache, general.inspections),
+        frame_keys={i.row.clip_id: i.key for i in general.inspections if i.key is not None},
+        clips={clip.clip_id: clip for clip in general.manifest.clips},
         texts={},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from rbft.evaluation.curve import curve_faults, with_share
 from rbft.evaluation.verdict import dataset_report
 from rbft.experiment import Arm, Experiment
 from rbft.files import read_record, sweep, write_record, write_text
-from rbft.general import general_session, list_general
+from rbft.general import GeneralClips, general_session, list_general, read_general
 from rbft.models.encoder import EncoderFiles, find_encoder
 from rbft.models.sources import Source, is_on_hub, resolve
 from rbft.models.vlm import TokenCounter, grid_of, local_source, model_shape, this_device
@@ -89,18 +90,25 @@ def prepare(
     with reporter.counted("Reading clips", len(listing.rows), since=ahead.since) as advance:
         inspections = ahead.finish(advance)
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
+    changed = _changed_clips(experiment, store, manifest)
     questions = None if found.questions is None else used_questions(found.questions, manifest)
     if questions is None and (faults := faults_of(experiment, manifest, prompts)):
         raise ManifestError(faults)
     frames = clip_frames(cache, inspections)
+    general = None
+    if found.general is not None:
+        general = read_general(experiment, found.general, manifest, found.grid, reporter, cache)
     began = _began_with_lora(store, source)
-    fitted = _fit(experiment, manifest, frames.plan, prompts, source, found.encoders, questions=questions, lora=began)
+    fitted = _fit(
+        experiment, manifest, frames.plan, prompts, source, found.encoders, general=general, questions=questions,
+        lora=began,
+    )  # fmt: skip
     if not finished and not _reported(store, experiment):
         fitted.refuse()
     _tell(manifest, len(listing.rows), fitted, store, reporter)
     if unpinned := source.unpinned(experiment.revision):
         reporter.say(f"note: {unpinned}")
-    if (changed := _changed_clips(store, manifest)) is not None:
+    if changed is not None:
         reporter.say(f"note: {changed}")
     if not finished:
         write_record(store.root / _MEMORY, fitted.plan)
@@ -124,15 +132,18 @@ def prepare(
         clips={clip.clip_id: clip for clip in manifest.clips},
         questions=questions,
     )
-    if found.general is not None:
-        session.general = general_session(session, found.general, cache, found.grid)
+    if general is not None:
+        session.general = general_session(session, general, cache)
     return session
 
 
-def _changed_clips(store: RunStore, manifest: Manifest) -> str | None:
-    """What to say of clips whose bytes changed since this directory's last run; None where there is nothing."""
-    path = store.root / "manifest.json"
-    return changed_clips(read_record(path, Manifest), manifest) if path.is_file() else None
+def _changed_clips(experiment: Experiment, store: RunStore, manifest: Manifest) -> str | None:
+    """What to note of clips that changed since this directory's last run; raises ManifestError where that stops it."""
+    path, use = store.root / "manifest.json", experiment.on_changed_clip == "use"
+    changed = changed_clips(read_record(path, Manifest), manifest, use=use) if path.is_file() else None
+    if changed is not None and not use:
+        raise ManifestError([changed])
+    return changed
 
 
 def _tell(manifest: Manifest, num_listed: int, fitted: Fit, store: RunStore, reporter: Reporter) -> None:
@@ -184,13 +195,14 @@ def _reported(store: RunStore, experiment: Experiment) -> bool:
 
 def _fit(
     experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, source: Source,
-    encoders: Mapping[str, EncoderFiles], *, questions: QuestionSet | None = None, lora: bool | None = None,
+    encoders: Mapping[str, EncoderFiles], *, general: GeneralClips | None = None,
+    questions: QuestionSet | None = None, lora: bool | None = None,
 ) -> Fit:  # fmt: skip
     """What fits this device of an experiment's work."""
     shape = model_shape(source, allow_remote_code=experiment.allow_remote_code)
     counter = TokenCounter(source, allow_remote_code=experiment.allow_remote_code)
     if questions is None:
-        work = work_of(experiment, manifest, plan, prompts, shape, counter)
+        work = work_of(experiment, manifest, plan, prompts, shape, counter, () if general is None else general.plans)
     else:
         work = question_work(experiment, manifest, plan, prompts, questions, shape, counter)
     beside = {name: files.num_parameters for name, files in encoders.items()}
@@ -242,8 +254,9 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
     faults: list[str] = []
     memory: list[str] = []
     notes: list[str] = []
+    general, described = None, None
     try:
-        list_general(experiment)
+        general = list_general(experiment)
         if grid is not None:
             crew_of(experiment, grid, find=local_source)
     except UserError as error:
@@ -257,9 +270,16 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
                 faults += faults_of(experiment, manifest, prompts)
             else:
                 questions = used_questions(questions, manifest)
+            if general is not None:
+                described = read_general(
+                    experiment, general, manifest, grid or Grid(), Reporter(quiet=not sys.stderr.isatty())
+                )
             if source is not None and not faults:
                 plans = {i.row.clip_id: i.plan for i in result.inspections if i.plan is not None}
-                fitted = _fit(experiment, manifest, plans.__getitem__, prompts, source, encoders, questions=questions)
+                fitted = _fit(
+                    experiment, manifest, plans.__getitem__, prompts, source, encoders, general=described,
+                    questions=questions,
+                )  # fmt: skip
                 faults += fitted.faults
                 memory = fitted.plan.lines()
     except UserError as error:

@@ -6,69 +6,27 @@ import errno
 import hashlib
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.commands import command
-from tests.noise import NoiseClips
+from tests.disks import ADVICE, FULL, PLACES, Disk
 
 from rbft.clips.cache import FrameCache
 from rbft.clips.frames import Frames
 from rbft.errors import StoreError
-from rbft.experiment import Recipe, Sampling, Stage
 from rbft.files import JsonlAppender, read_jsonl, require_room, sha256_of, write_text
-from rbft.models.vlm import VLM
-from rbft.prompts import load_prompts
-from rbft.records import Checkpoint, Clip, Example, FramePlan, LossPoint
-from rbft.store import RunStore, is_sealed, verify
+from rbft.records import FramePlan, LossPoint
+from rbft.store import is_sealed
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
-from rbft.training.stages import StageJob, finished_stage, train_stage
-from rbft.training.supervised import StageTrainer
 
-FULL = os.strerror(errno.ENOSPC)
-ADVICE = "Free some space there, or name another `output`, and give the same command again"
 POINTS = [LossPoint(step=n, loss=1.0, learning_rate=0.5) for n in range(1, 2_000)]
-
-
-class Disk:
-    """A small file system of its own that can be filled up and cleared."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @property
-    def free(self) -> int:
-        return shutil.disk_usage(self.root).free
-
-    def fill(self, leave: int = 0) -> None:
-        """Take what is free but `leave` bytes."""
-        with (self.root / "ballast").open("ab", buffering=0) as file:
-            os.posix_fallocate(file.fileno(), file.tell(), self.free - leave)
-
-    def clear(self) -> None:
-        (self.root / "ballast").unlink(missing_ok=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
-    """Of 4 MB, or of what a test asks for."""
-    root = tmp_path / "disk"
-    root.mkdir()
-    size = getattr(request, "param", "4m")
-    if (
-        os.geteuid()
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "rbft", root], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("a file system of its own needs root")
-    yield Disk(root)
-    subprocess.run(["umount", "--lazy", root], check=True)
 
 
 def files_below(folder: Path) -> set[str]:
@@ -238,106 +196,6 @@ def test_another_fault_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert failing.left == 0
 
 
-# -- what libraries write ------------------------------------------------------------------------------------------
-
-
-class Noise(NoiseClips):
-    """Clips of noise by name."""
-
-    def read(self, clip_id: str) -> Frames:
-        return super().read(clip_id.removeprefix("n"))
-
-    def plan(self, clip_id: str) -> FramePlan:
-        return super().plan(clip_id.removeprefix("n"))
-
-
-def stage_of(base: Path) -> StageJob:
-    """Three steps, each saved."""
-    parent = Checkpoint(
-        fingerprint="base", path=str(base), stage="base", base="base", parent=None, data_fingerprint="",
-        sampling_fingerprint="s", prompts_fingerprint="p", config_fingerprint="", seed=0, num_steps=0,
-    )  # fmt: skip
-    names = [f"n{number}" for number in range(6)]
-    clips = {n: Clip(clip_id=n, path=n, sha256=n * 32, duration_seconds=2.0, label="no", split="train") for n in names}
-    return StageJob(
-        stage=Stage(kind="label"),
-        parent=parent,
-        examples=[Example(clip_id=n, prompt="which?", answer="no", source="label") for n in names],
-        recipe=Recipe(batch_size=2, micro_batch_size=2, gradient_checkpointing=False, save_every_steps=1),
-        steps=3,
-        seed=0,
-        prompts=load_prompts("brief", persona="Expert", labels={"no": "nothing", "fall": "a fall"}),
-        sampling=Sampling(),
-        length_normalisation="none",
-        clips=clips,
-        frame_keys=dict.fromkeys(names, "k"),
-    )
-
-
-PLACES: dict[str, tuple[type[Any], str]] = {
-    "weights of a save": (StageTrainer, "_save"),
-    "optimizer of a save": (StageTrainer, "_save_optimizer_and_scheduler"),
-    "the child": (VLM, "save"),
-}
-
-
-@pytest.mark.parametrize("disk", ["24m"], indirect=True)
-def test_a_disk_that_fills_up_in_a_stage_leaves_its_saves_whole(
-    disk: Disk, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Full in the second save's weights, then in its optimizer, then in the child: told, cleaned, and gone on."""
-    job, store = stage_of(checkpoints["qwen2_5_vl"]), RunStore(disk.root / "run")
-    frames = Noise(VLM.load(checkpoints["qwen2_5_vl"]).grid)
-    work = store.checkpoint(job.key).with_name(f".{job.key}.work")
-    whole = RunStore(disk.root.parent / "whole")
-    train_stage(job, whole, frames)
-    for number, (place, (holder, name)) in enumerate(PLACES.items()):
-        original, calls = getattr(holder, name), []
-
-        def filling(*given: Any, original: Any = original, calls: list[int] = calls, at: int = number) -> Any:
-            calls.append(1)
-            if at == 2 or len(calls) == 2 - at:
-                disk.fill(leave=20_000)
-            return original(*given)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(holder, name, filling)
-            with pytest.raises(StoreError) as caught:
-                train_stage(job, store, frames)
-        told = str(caught.value)
-        assert told.startswith(f"{store.root}") and f": cannot be written: {FULL} (" in told, place
-        assert told.endswith(ADVICE)
-        saves = sorted(path.name for path in work.glob("checkpoint-*"))
-        assert saves == (["checkpoint-1"] if number < 2 else ["checkpoint-1", "checkpoint-2"]), place
-        assert all(is_sealed(work / save) for save in saves)
-        assert [path.name for path in work.parent.iterdir()] == [work.name], "no half child"
-        disk.clear()
-    train_stage(job, store, frames)
-    assert finished_stage(job, store) is not None
-    made, expected = (s.checkpoint(job.key) / "model.safetensors" for s in (store, whole))
-    verify(made.parent)
-    assert made.read_bytes() == expected.read_bytes()
-
-
-@pytest.mark.parametrize("disk", ["24m"], indirect=True)
-def test_a_stage_without_room_for_its_saves_does_not_begin(disk: Disk, checkpoints: dict[str, Path]) -> None:
-    """Weights w are trained, so that a save takes 3 w, and two saves and the child 7 w."""
-    vlm = VLM.load(checkpoints["qwen2_5_vl"], for_training=True)
-    size = sum(p.numel() * p.element_size() for p in vlm.model.parameters())
-    job, store, frames = stage_of(checkpoints["qwen2_5_vl"]), RunStore(disk.root / "run"), Noise(vlm.grid)
-    disk.fill(leave=7 * size - 100_000)
-    with pytest.raises(StoreError) as caught:
-        train_stage(job, store, frames)
-    work = store.checkpoint(job.key).with_name(f".{job.key}.work")
-    needed = f"{7 * size / 1e6:.1f} MB"
-    assert str(caught.value).startswith(
-        f"{work}: no room for 2 saves of this stage and its checkpoint: {needed} needed, "
-    )
-    assert not list(work.glob("checkpoint-*"))
-    disk.clear()
-    train_stage(job, store, frames)
-
-
 # -- nightly: the command ------------------------------------------------------------------------------------------
 
 
@@ -362,24 +220,21 @@ def test_full_at_every_place_of_a_run_it_is_the_same_run(
         return command("run", str(tmp_path / "full.yaml"), f"output={json.dumps(str(output))}")
 
     assert run(tmp_path / "whole") == 0
-    places: list[tuple[str, Any, str, int]] = [
-        ("frames", None, "", 0),
-        ("rationales", JsonlAppender, "append", 2),
-        ("saved weights", StageTrainer, "_save", 2),
-        ("saved optimizer", StageTrainer, "_save_optimizer_and_scheduler", 1),
-        ("child", VLM, "save", 1),
-        ("predictions", JsonlAppender, "append", 3),
-        ("report", None, "write_findings", 1),
-    ]
-    import rbft.runs
-
-    for place, holder, name, at in places:
-        holder = holder or rbft.runs
+    places = {
+        "frames": ("", 0),
+        "rationales": ("rbft.files.JsonlAppender.append", 1),
+        "saved weights": (PLACES["weights of a save"], 2),
+        "saved optimizer": (PLACES["optimizer of a save"], 1),
+        "child": (PLACES["the child"], 1),
+        "predictions": ("rbft.evaluation.predict.score_answers", 1),
+        "report": ("rbft.runs.write_findings", 1),
+    }
+    for place, (method, at) in places.items():
         with monkeypatch.context() as patch:
             if place == "frames":
                 disk.fill(leave=150_000)
             else:
-                original, calls = getattr(holder, name), []
+                original, calls = pkgutil.resolve_name(method), []
 
                 def filling(*given: Any, original: Any = original, calls: list[int] = calls, at: int = at) -> Any:
                     calls.append(1)
@@ -387,12 +242,13 @@ def test_full_at_every_place_of_a_run_it_is_the_same_run(
                         disk.fill(leave=2_000)
                     return original(*given)
 
-                patch.setattr(holder, name, filling)
+                patch.setattr(method, filling)
             assert run(disk.root / "runs") == 1, place
             told = capsys.readouterr().err.splitlines()[-1]
             with capsys.disabled():
                 print(f"\n{place}: {told}")
             assert told.startswith(f"rbft: {disk.root / 'runs'}"), place
+            assert place not in ("rationales", "predictions") or f"/{place}/" in told
             assert f": cannot be written: {FULL} (" in told and told.endswith(ADVICE), place
             left = [f for f in disk.root.rglob("*") if f.name.endswith(".part") or f.name.endswith(".finished")]
             assert not left, place

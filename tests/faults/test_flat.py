@@ -114,8 +114,8 @@ def many_clips(folder: Path, number: int) -> Path:
     return folder / "clips.csv"
 
 
-def test_300_clips_leave_no_descriptor_and_no_zombie(tmp_path: Path) -> None:
-    points, _ = measured(CHECKED, str(many_clips(tmp_path, 150)), "10", str(tmp_path / "cache"))
+def test_200_readings_leave_no_descriptor_and_no_zombie(tmp_path: Path) -> None:
+    points, _ = measured(CHECKED, str(many_clips(tmp_path, 100)), "10", str(tmp_path / "cache"))
     assert np.ptp(points[1:, 3]) <= OPEN, "descriptors"
     assert set(points[:, 4]) == {0}, "zombies"
     assert set(points[:, 5]) <= {0, 1}, "one child"

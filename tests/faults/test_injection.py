@@ -16,9 +16,7 @@ from rbft.clips.frames import Frames
 from rbft.clips.ingest import clip_frames, inspect_clips
 from rbft.clips.manifest import read_manifest
 from rbft.evaluation.metrics import wilson
-from rbft.evaluation.predict import LabelQuery
 from rbft.experiment import ClipLimits, Evaluation, Sampling
-from rbft.models.vlm import VLM
 from rbft.store import read_classifier
 from rbft.tiny.night_yard import LABEL_DEFINITIONS, write_night_yard
 
@@ -79,6 +77,9 @@ def test_words_in_the_picture_do_not_command(tmp_path: Path) -> None:
     (tmp_path / "home.yaml").write_text(yaml.safe_dump(document))
     assert command("run", str(tmp_path / "home.yaml")) == 0
     [folder] = [f for f in (tmp_path / "runs" / "home" / "checkpoints").iterdir() if not f.name.startswith(".")]
+    from rbft.evaluation.predict import LabelQuery
+    from rbft.models.vlm import VLM
+
     card, vlm = read_classifier(folder), VLM.load(folder)
     query = LabelQuery(vlm, card.prompts, Evaluation(generate=False), None)
 

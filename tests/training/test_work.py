@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,13 @@ def plan(clip_id: str) -> FramePlan:
     )
 
 
-def work(stages: list[dict[str, Any]], human: str | None = None) -> Work:
+def work(stages: list[dict[str, Any]], human: str | None = None, general: Sequence[FramePlan] = ()) -> Work:
     def clip(number: int, split: str) -> Clip:
         made: Clip = Clip.model_construct(clip_id=str(number), label="no", split=split, rationale=human)
         return made
 
     manifest = Manifest.model_construct(labels=LABELS, clips=(clip(0, "train"), clip(1, "test")))
-    return work_of(asked(stages), manifest, plan, prompts(), seven_b(), Words())
+    return work_of(asked(stages), manifest, plan, prompts(), seven_b(), Words(), general)
 
 
 def asked(stages: list[dict[str, Any]]) -> Experiment:
@@ -74,6 +75,14 @@ def test_clips_in_patches_and_tokens() -> None:
     assert made.labels == [2, 4]
     assert (made.prompt, made.answer, made.written) == (longest_prompt(), 4, WRITTEN)
     assert made.training(1) == Load(rows=1, patches=32, tokens=8 + longest_prompt() + 4, answer=5)
+
+
+def test_general_clips_are_described_and_neither_learnt_nor_scored() -> None:
+    alone, beside = work([{"kind": "label"}]), work([{"kind": "label"}], general=[plan("2")] * 3)
+    assert beside.general == [(96, 24, 24)] * 3, "6 steps in time"
+    assert beside.asking(4) == Load(rows=4, patches=3 * 96 + 64, tokens=24 + longest_prompt())
+    assert (beside.scoring(4), beside.training(2)) == (alone.scoring(4), alone.training(2))
+    assert (alone.writing(16), beside.writing(16)) == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,10 @@ def disk_faults(work: Path, finished: Path) -> Iterator[None]:
     """Errors of the disk while a stage is trained and saved, whichever library meets them, as StoreError.
 
     What is half written then is removed: saves without checksums in `work`, and the child that is made in `finished`.
+    TensorBoard writes in a thread, and raises its fault here too: the thread's own traceback is not printed.
     """
+    before = threading.excepthook
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else before(args)
     try:
         yield
     except (OSError, SafetensorError, RuntimeError, StoreError) as error:
@@ -81,6 +85,8 @@ def disk_faults(work: Path, finished: Path) -> Iterator[None]:
         if told is None:
             raise
         raise told from error
+    finally:
+        threading.excepthook = before
 
 
 def _fault_of_disk(error: Exception, work: Path) -> OSError | None:

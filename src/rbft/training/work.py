@@ -34,9 +34,9 @@ class Counter(Protocol):
 class Work:
     """What a run asks of a model: its clips as (patches, visual tokens, tokens with the text around frames), and text.
 
-    `train` are the training clips, `every` all of them. `prompt` is the longest prompt, `answer` the longest answer
-    that is learnt, `labels` the tokens of each label, `written` those that the model may write, `begun` its own
-    that may stand between a query and the labels.
+    `train` are the training clips, `every` all of them, `general` those that are described beside them. `prompt` is
+    the longest prompt, `answer` the longest answer that is learnt, `labels` the tokens of each label, `written` those
+    that the model may write, `begun` its own that may stand between a query and the labels.
     """
 
     train: Sequence[tuple[int, int, int]]
@@ -48,10 +48,12 @@ class Work:
     begun: int = 0
     writes: int | None = None
     """About so many clips it writes at most; None: about all of them."""
+    general: Sequence[tuple[int, int, int]] = ()
 
     def writing(self, batch_size: int) -> int:
         """Clips that are written about at once."""
-        return min(batch_size, len(self.every), self.writes or len(self.every))
+        most = max(len(self.every), len(self.general))
+        return min(batch_size, most, self.writes or most)
 
     def training(self, rows: int) -> Load:
         """The heaviest micro-batch of training."""
@@ -60,7 +62,7 @@ class Work:
 
     def asking(self, rows: int) -> Load:
         """The heaviest batch of questions."""
-        return _heaviest(self.every, rows, self.prompt)
+        return _heaviest([*self.every, *self.general], rows, self.prompt)
 
     def scoring(self, rows: int) -> Load:
         """The heaviest batch whose labels are scored."""
@@ -108,19 +110,19 @@ def question_work(
 
 
 def _sizes(plan: Callable[[str], FramePlan], shape: ModelShape) -> Callable[[str], tuple[int, int, int]]:
-    def sizes(clip_id: str) -> tuple[int, int, int]:
-        frames = plan(clip_id)
-        visual = shape.visual_tokens(frames)
-        return shape.patches(frames), visual, visual + shape.time_tokens(frames)
+    return lambda clip_id: _size(plan(clip_id), shape)
 
-    return sizes
+
+def _size(frames: FramePlan, shape: ModelShape) -> tuple[int, int, int]:
+    visual = shape.visual_tokens(frames)
+    return shape.patches(frames), visual, visual + shape.time_tokens(frames)
 
 
 def work_of(
     experiment: Experiment, manifest: Manifest, plan: Callable[[str], FramePlan], prompts: Prompts, shape: ModelShape,
-    counter: Counter,
+    counter: Counter, general: Sequence[FramePlan] = (),
 ) -> Work:  # fmt: skip
-    """What an experiment asks of its model, at most."""
+    """What an experiment asks of its model, at most; `general` are clips that its arms describe besides."""
     sizes = _sizes(plan, shape)
     stages = [stage for arm in experiment.arms for stage in arm.stages]
     written = experiment.rationales.max_new_tokens
@@ -153,7 +155,8 @@ def work_of(
         labels=labels,
         written=max([written, *reasoned]),
         begun=max(reasoned, default=0),
-        writes=None if any(map(_writes, stages)) or experiment.evaluation.retention else NUM_EXAMPLE_CLIPS,
+        writes=None if any(map(_writes, stages)) or general else NUM_EXAMPLE_CLIPS,
+        general=[_size(frames, shape) for frames in general],
     )
 
 
