@@ -276,9 +276,38 @@ def test_a_window_outside_its_clip_is_a_problem_of_the_clip(
 
 
 def test_a_blocked_cache_is_an_error_of_the_disk(eight: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot be written"):
-        inspect(eight / "clips.csv", FrameCache(tmp_path / "file"))
+    """A file in the place of `cache`, of `cache/frames` and of a folder below it."""
+    for name in ("cache", "cache/frames", "cache/frames/probes"):
+        place = tmp_path / name
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("in the way")
+        with pytest.raises(StoreError) as caught:
+            inspect(eight / "clips.csv", FrameCache(tmp_path / "cache" / "frames"))
+        assert str(caught.value).startswith(f"{place}/") and str(caught.value).endswith(
+            f"cannot be written: Not a directory. {place} is a file where a folder is needed: move it away, or name "
+            "another place with `output` or --out"
+        )
+        place.unlink()
+    assert all(i.problem is None for i in inspect(eight / "clips.csv", FrameCache(tmp_path / "cache" / "frames")))
+
+
+def test_notes_that_may_not_be_read_are_as_good_as_none(
+    eight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FrameCache(tmp_path)
+    inspect(eight / "clips.csv", cache)
+
+    def refusing(one: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(path: Path, *given: Any, **more: Any) -> Any:
+            if "probes" in path.parts and path.suffix == ".json":
+                raise PermissionError(13, "Permission denied", str(path))
+            return one(path, *given, **more)
+
+        return refused
+
+    for name in ("stat", "read_bytes"):
+        monkeypatch.setattr(f"pathlib.Path.{name}", refusing(getattr(Path, name)))
+    assert all(i.problem is None and i.key is not None for i in inspect(eight / "clips.csv", cache))
 
 
 def test_memory_does_not_grow_with_the_number_of_clips(clip: Path, tmp_path: Path) -> None:

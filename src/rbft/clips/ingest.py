@@ -183,12 +183,9 @@ def _memory(cache: FrameCache, sha256: str) -> Path:
 
 
 def _remembered(cache: FrameCache, sha256: str) -> Probe | None:
-    """What an earlier run learned about these bytes; a damaged note is as good as none."""
-    path = _memory(cache, sha256)
-    if not path.is_file():
-        return None
+    """What an earlier run learned about these bytes; a note that is damaged or cannot be read is as good as none."""
     try:
-        return read_record(path, Probe)
+        return read_record(_memory(cache, sha256), Probe)
     except StoreError:
         return None
 
