@@ -54,14 +54,20 @@ def first(made: Path, pattern: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "kind"), [("manifest.json", "Manifest"), ("memory.json", "MemoryPlan")], ids=lambda name: str(name)
+    ("pattern", "kind", "step"),
+    [
+        ("manifest.json", "Manifest", f"{MAKE_AGAIN}, as the clips are now"),
+        ("memory.json", "MemoryPlan", MAKE_AGAIN),
+    ],
 )
-def test_a_damaged_record_moved_away_is_made_again(pattern: str, kind: str, made: Path, capsys: Lines) -> None:
+def test_a_damaged_record_moved_away_is_made_again(
+    pattern: str, kind: str, step: str, made: Path, capsys: Lines
+) -> None:
     path = first(made, pattern)
     before = path.read_bytes()
     path.write_text("garbage")
     assert run(made) == 1
-    told = f"rbft: {path}: not a {kind} of this version: {NO_JSON}; {MAKE_AGAIN}"
+    told = f"rbft: {path}: not a {kind} of this version: {NO_JSON}; {step}"
     assert capsys.readouterr().err.splitlines()[-1] == told
     path.unlink()
     assert run(made) == 0

@@ -18,7 +18,7 @@ from rbft.errors import CheckpointError, ManifestError, UserError
 from rbft.evaluation.curve import curve_faults, with_share
 from rbft.evaluation.verdict import dataset_report
 from rbft.experiment import Arm, Experiment
-from rbft.files import read_record, sweep, write_record, write_text
+from rbft.files import MAKE_AGAIN, read_record, sweep, write_record, write_text
 from rbft.general import GeneralClips, general_session, list_general, read_general
 from rbft.models.encoder import EncoderFiles, find_encoder
 from rbft.models.sources import Source, is_on_hub, resolve
@@ -140,7 +140,8 @@ def prepare(
 def _changed_clips(experiment: Experiment, store: RunStore, manifest: Manifest) -> str | None:
     """What to note of clips that changed since this directory's last run; raises ManifestError where that stops it."""
     path, use = store.root / "manifest.json", experiment.on_changed_clip == "use"
-    changed = changed_clips(read_record(path, Manifest), manifest, use=use) if path.is_file() else None
+    step = f"{MAKE_AGAIN}, as the clips are now"
+    changed = changed_clips(read_record(path, Manifest, step), manifest, use=use) if path.is_file() else None
     if changed is not None and not use:
         raise ManifestError([changed])
     return changed
