@@ -49,9 +49,10 @@ def test_the_table_is_the_one_in_the_guide() -> None:
         (288, (4, False, None)),
         (190, (1, False, None)),
         (178, (4, True, None)),
-        (139.8, (2, False, 16)),
-        (79.2, (1, False, 16)),
-        (47.5, (4, True, 16)),
+        (139.8, (4, False, 16)),
+        (79.2, (2, False, 16)),
+        (47.5, (1, False, 16)),
+        (31.5, (4, True, 16)),
     ],
 )
 def test_full_before_lora_and_keeping_before_recomputing(
@@ -61,6 +62,16 @@ def test_full_before_lora_and_keeping_before_recomputing(
     assert cut(made) == expected
     assert made.faults == ()
     assert (made.plan.why_lora is not None) == (expected[2] is not None)
+
+
+def test_a_seven_b_is_trained_on_24_gb_where_less_is_written_at_once() -> None:
+    [fault] = fitted(23.6).faults
+    assert fault == (
+        "writing does not fit the memory: 16 clips at once need 21.5 GiB, 21.2 GiB are there. Next: "
+        "rationales.batch_size=15"
+    )
+    made = fitted(23.6, rationales={"batch_size": 8})
+    assert (cut(made), made.faults) == ((2, True, 16), ())
 
 
 def test_a_larger_micro_batch_than_keeps_a_gpu_busy_is_not_taken() -> None:

@@ -89,14 +89,20 @@ class Method:
 
 
 def training_peak(shape: ModelShape, load: Load, method: Method, kind: Literal["cpu", "cuda"]) -> Peak:
-    """A micro-batch forward and backward beside weights and AdamW in float32; on a GPU under bfloat16 autocast."""
+    """A micro-batch forward and backward beside weights and AdamW in float32; on a GPU under bfloat16 autocast.
+
+    There weights that adapters stand beside are frozen in bfloat16, and so is what flows between their layers.
+    """
     trained = trained_parameters(shape, method)
     language, vision = _language_kept(shape, load, method, kind), _vision_kept(shape, load, method, kind)
     copies = _casts(shape, method) if kind == "cuda" else 0
     logits = load.rows * load.answer * shape.language.vocabulary * _LOGIT_BYTES
-    kept = _inputs(shape, load, kind) + _residual(shape, load) + language + vision + copies + logits
+    kept = (
+        _inputs(shape, load, kind) + _residual(shape, load, _flow(method, kind)) + language + vision + copies + logits
+    )
     work = max(kept + _head_gradient(shape, method, kind), 3 * _head_gradient(shape, method, "cpu"))
-    return Peak(weights=_FULL * shape.parameters, state=3 * _FULL * trained, work=work)
+    adapters = 0 if method.rank is None else _FULL * trained
+    return Peak(weights=_flow(method, kind) * shape.parameters + adapters, state=3 * _FULL * trained, work=work)
 
 
 def trained_parameters(shape: ModelShape, method: Method) -> int:
@@ -109,21 +115,30 @@ def trained_parameters(shape: ModelShape, method: Method) -> int:
 def _language_kept(shape: ModelShape, load: Load, method: Method, kind: Literal["cpu", "cuda"]) -> int:
     """What the layers of the language model keep for their gradients, and what one of them needs to compute its own."""
     language = shape.language
-    width = _FULL if kind == "cpu" else _HALF
+    width, flow = _FULL if kind == "cpu" else _HALF, _flow(method, kind)
     keys = language.query if load.masked else language.key
-    token = (24 if kind == "cpu" else 20) * language.hidden + 4 * width * language.intermediate
-    token += (8 if kind == "cpu" else 10) * language.query + 2 * width * keys
+    token = 2 * width * keys
+    if flow == _HALF:
+        token += 8 * language.hidden + 6 * language.intermediate + 8 * language.query
+    else:
+        token += (24 if kind == "cpu" else 20) * language.hidden + 4 * width * language.intermediate
+        token += (8 if kind == "cpu" else 10) * language.query
     if language.qk_norm:
         token += (8 if kind == "cpu" else 6) * (language.query + language.key)
     if method.rank is not None:  # each adapter keeps its own input after dropout, and which values were dropped
-        token += (_FULL + 1) * (5 * language.hidden + language.query + language.intermediate)
+        token += (width + 1) * (5 * language.hidden + language.query + language.intermediate)
     mask = width * load.tokens if load.masked else 0
     tokens = load.rows * load.tokens
     layer = tokens * (token + mask)
     transient = tokens * 3 * width * language.intermediate
     if method.checkpointing:
-        return language.layers * tokens * _FULL * language.hidden + layer + transient
+        return language.layers * tokens * flow * language.hidden + layer + transient
     return language.layers * layer + transient
+
+
+def _flow(method: Method, kind: Literal["cpu", "cuda"]) -> int:
+    """Bytes of a value that flows between layers: bfloat16 on a GPU beside frozen weights, which are bfloat16 there."""
+    return _HALF if kind == "cuda" and method.rank is not None else _FULL
 
 
 def _vision_kept(shape: ModelShape, load: Load, method: Method, kind: Literal["cpu", "cuda"]) -> int:
@@ -145,9 +160,9 @@ def _inputs(shape: ModelShape, load: Load, kind: Literal["cpu", "cuda"]) -> int:
     return load.patches * shape.vision.patch_values * (1 + _FULL + (_HALF if kind == "cuda" else 0))
 
 
-def _residual(shape: ModelShape, load: Load) -> int:
+def _residual(shape: ModelShape, load: Load, width: int) -> int:
     """Embeddings, with pixels put into their places, and the last norm."""
-    return load.rows * load.tokens * shape.language.hidden * 4 * _FULL
+    return load.rows * load.tokens * shape.language.hidden * 4 * width
 
 
 def _head_gradient(shape: ModelShape, method: Method, kind: Literal["cpu", "cuda"]) -> int:
@@ -158,12 +173,8 @@ def _head_gradient(shape: ModelShape, method: Method, kind: Literal["cpu", "cuda
 
 
 def _casts(shape: ModelShape, method: Method) -> int:
-    """Copies of the weights in bfloat16 that autocast makes: of all that are trained, and of frozen ones in use."""
-    if method.rank is None:
-        return _HALF * shape.parameters
-    language = shape.language
-    layers = 1 if method.checkpointing else language.layers
-    return _HALF * (layers * language.layer_matrices + language.vocabulary * language.hidden)
+    """Copies in bfloat16 that autocast makes of weights that are trained."""
+    return _HALF * (shape.parameters if method.rank is None else trained_parameters(shape, method))
 
 
 def reinforcing_peak(
@@ -186,7 +197,7 @@ def reinforcing_peak(
     masks = update.rows * update.tokens**2 * (2 + width)
     cache = (shape.language.layers + 2) * (clips.tokens + new_tokens) * 2 * shape.language.key * width
     written = clips.rows * samples * (cache + shape.language.vocabulary * _NEXT_BYTES)
-    copies = _HALF * shape.parameters if kind == "cuda" else 0
+    copies = _casts(shape, method) if kind == "cuda" else 0
     writing = max(_prefill(shape, clips, width), written) + copies
     copied = _FULL * shape.parameters if reference and method.rank is None else 0
     return Peak(trained.weights + copied, trained.state, max(trained.work + masks, writing))

@@ -105,7 +105,8 @@ class VLM:
     ) -> VLM:
         """Load weights and processor of a Hugging Face name, a folder, or `embedded`.
 
-        On a GPU the weights are bfloat16 for inference and float32 for training (under autocast); on a CPU float32.
+        On a GPU the weights are bfloat16, and float32 `for_training` of them (under autocast); beside adapters they are
+        frozen and stay bfloat16. On a CPU they are float32.
         With `sdpa`, a vision tower that reads patches attends in one call a layer, as `varlen` says.
         Raises CheckpointError where the folder is incomplete, damaged, or of an unknown family.
         """

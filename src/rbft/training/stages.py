@@ -141,7 +141,7 @@ def train_stage(
 def _trained(job: StageJob, frames: FrameSource, work: Path, logs: Path, allow_remote_code: bool, say: Say) -> VLM:
     """The parent after the stage, in as large a micro-batch as the device's memory turns out to hold."""
     while True:
-        vlm = VLM.load(job.parent.path, for_training=True, allow_remote_code=allow_remote_code)
+        vlm = VLM.load(job.parent.path, for_training=job.recipe.lora is None, allow_remote_code=allow_remote_code)
         try:
             _train(job, vlm, frames, work, logs, say)
             return vlm
