@@ -278,8 +278,8 @@ def test_training_with_readers_has_the_same_losses(
     assert [p.loss for p in read_ahead] == [p.loss for p in plain]
 
 
-def with_readers(body: str, *, stuck_at: int = 40) -> subprocess.CompletedProcess[str]:
-    """A command in a session of its own, with two forked readers of 40 clips and the process group to itself."""
+def with_readers(body: str, *, readers: int = 2, stuck_at: int = 40) -> subprocess.CompletedProcess[str]:
+    """A command in a session of its own, with forked readers of 40 clips and the process group to itself."""
     script = (
         "import os, signal, sys, time\nimport torch\nfrom torch.utils.data import DataLoader\n"
         "from rbft import __main__ as command, stopping\n"
@@ -289,7 +289,8 @@ def with_readers(body: str, *, stuck_at: int = 40) -> subprocess.CompletedProces
         f"        time.sleep(0.01 if number < {stuck_at} else 1000)\n        return number\n"
         "def main():\n"
         "    with stopping.stoppable():\n"
-        "        for number, _ in enumerate(DataLoader(Clips(), 2, num_workers=2, multiprocessing_context='fork')):\n"
+        f"        loader = DataLoader(Clips(), 2, num_workers={readers}, multiprocessing_context='fork')\n"
+        "        for number, _ in enumerate(loader):\n"
         f"            {body}\n"
         "        print(number + 1, stopping.asked())\n"
         "command.main = main\ncommand.command()\n"
@@ -307,7 +308,7 @@ def test_a_signal_to_the_whole_group_ends_no_reader(number: signal.Signals) -> N
 
 
 def test_a_reader_that_is_stuck_is_not_waited_for_at_the_end() -> None:
-    assert with_readers("number == 1 and sys.exit(75)", stuck_at=8).returncode == 75
+    assert with_readers("number == 1 and sys.exit(75)", readers=1, stuck_at=8).returncode == 75
 
 
 def test_weights_that_are_no_numbers_are_never_saved(checkpoints: dict[str, Path], tmp_path: Path) -> None:
