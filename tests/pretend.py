@@ -1,0 +1,221 @@
+"""A GPU that is not there: tensors that say they are on one, and compute on the processor.
+
+What meets on two devices is refused as a GPU refuses it, autocast of CUDA is torch's own, and the kernel for rows that
+are cut in chunks has a stand-in that wants what the kernel wants. What a kernel does to the last bits, what it takes of
+memory, and how fast it is cannot be seen here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.attention.varlen  # registers its operations
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+GPU = torch.device("cuda", 0)
+_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+_ATEN = torch.ops.aten
+_MAY_MEET = {_ATEN._to_copy.default, _ATEN.copy_.default, _ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default}
+"""Operations that take tensors of both devices."""
+_WAITS = {_ATEN._local_scalar_dense.default: "item", _ATEN.nonzero.default: "nonzero"}
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that is on the GPU, as far as anybody can see; `inner` holds its numbers."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> OnGpu:
+        made: OnGpu = torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
+            layout=inner.layout, device="meta", requires_grad=False, _extra_dispatch_keys=_KEYS,
+        )  # fmt: skip
+        made.inner = inner
+        return made
+
+    def __init__(self, inner: torch.Tensor) -> None:
+        pass
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"OnGpu({self.inner})"
+
+    device = property(lambda self: GPU)
+    is_cuda = property(lambda self: True)
+    is_meta = property(lambda self: False)
+
+    def tolist(self) -> Any:
+        waits["item"] += 1
+        return self.inner.tolist()
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Pretending(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Made(TorchFunctionMode):
+    """Tensors that are made of Python's lists, which no dispatch sees: by `torch.tensor`, and in an index."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], OnGpu):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            made = [OnGpu(torch.tensor(part)) if isinstance(part, list | tuple) else part for part in index]
+            return func(args[0], tuple(made), *args[2:])
+        if func not in (torch.tensor, torch.as_tensor) or kwargs.get("device") is None:
+            return func(*args, **kwargs)
+        device = torch.device(kwargs.pop("device"))
+        args = tree_map(lambda leaf: leaf.inner if isinstance(leaf, OnGpu) else leaf, args)
+        return func(*args, **kwargs).to(GPU if device.type == "cuda" else device)
+
+
+waits: Counter[str] = Counter()
+"""How often the processor waited for the GPU: for a number, for a shape, for a tensor that it copies back."""
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    assert not any(tensor.device.type == "meta" for tensor in tensors), "a tensor that this pretence does not see"
+    there = [tensor for tensor in tensors if isinstance(tensor, OnGpu)]
+    if there and func not in _MAY_MEET:
+        for tensor in tensors:
+            if not isinstance(tensor, OnGpu) and tensor.dim():
+                raise RuntimeError(f"{func}: a tensor {list(tensor.shape)} of the processor meets one of the GPU")
+    place = kwargs.get("device")
+    on_gpu = bool(there) if place is None else torch.device(place).type in ("cuda", "meta")
+    if on_gpu and isinstance(kwargs.get("generator"), torch.Generator):
+        raise RuntimeError(f"{func}: expected a 'cuda' device type for generator but found 'cpu'")
+    if there and not on_gpu:
+        waits["copy"] += 1
+    elif there and func in _WAITS:
+        waits[_WAITS[func]] += 1
+    inner_args, inner_kwargs = tree_map(_inner, args), tree_map(_inner, dict(kwargs))
+    if place is not None:
+        inner_kwargs["device"] = torch.device("cpu")
+    made = _STAND_INS.get(func, func)(*inner_args, **inner_kwargs)
+    if not on_gpu:
+        return made
+    made = tree_map(lambda leaf: OnGpu(leaf) if isinstance(leaf, torch.Tensor) else leaf, made)
+    return return_and_correct_aliasing(func, args, dict(kwargs), made) if there else made
+
+
+def _inner(leaf: Any) -> Any:
+    return leaf.inner if isinstance(leaf, OnGpu) else leaf
+
+
+def on_gpu(model: torch.nn.Module) -> Any:
+    """A model whose parameters and buffers are moved; what was tied stays tied."""
+    moved: dict[int, Any] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not isinstance(parameter, OnGpu):
+                made = moved.get(id(parameter))
+                if made is None:
+                    made = torch.nn.Parameter(OnGpu(parameter.detach()), parameter.requires_grad)
+                    moved[id(parameter)] = made
+                module._parameters[name] = made
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not isinstance(buffer, OnGpu):
+                module._buffers[name] = OnGpu(buffer)
+    return model
+
+
+# -- the kernel for chunks of a row --------------------------------------------------------------------------------
+
+
+def _mask(length: int, bounds: torch.Tensor, *, causal: bool) -> torch.Tensor:
+    place = torch.arange(length)
+    chunk = torch.bucketize(place, bounds, right=True)
+    mask = chunk[:, None] == chunk[None]
+    return mask & (place[:, None] >= place[None]) if causal else mask
+
+
+def _dense(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, scale: float, *, causal: bool
+) -> torch.Tensor:
+    mask = _mask(len(query), bounds, causal=causal)
+    q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return out[0].transpose(0, 1)
+
+
+def _varlen(query: Any, key: Any, value: Any, bounds: Any, same: Any, longest: Any, longest_key: Any, causal: bool,
+            scale: float, window: list[int], *_: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    waits["varlen"] += 1
+    assert bounds is same and bounds.dtype == torch.int32 and type(longest) is type(longest_key) is int
+    assert {part.dtype for part in (query, key, value)} <= {torch.bfloat16, torch.float16}, "half precision alone"
+    assert all(part.stride(-1) == 1 for part in (query, key, value)), "the numbers of a head stand together"
+    assert longest == int(bounds.diff().max()) and window == [-1, 0 if causal else -1]
+    out = _dense(query, key, value, bounds, scale, causal=causal)
+    return out, torch.zeros(query.shape[1], len(query)), torch.zeros(2, dtype=torch.uint64)
+
+
+def _varlen_backward(
+    grad: Any, query: Any, key: Any, value: Any, out: Any, lse: Any, bounds: Any, same: Any, longest: Any,
+    longest_key: Any, causal: bool, state: Any, scale: float, window: list[int], *_: Any,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    groups = query.shape[1] // key.shape[1]
+    q, k, v, g = (part.float().transpose(0, 1) for part in (query, key, value, grad))
+    k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+    shares = (q @ k.mT * scale).masked_fill(~_mask(len(query), bounds, causal=causal), -torch.inf).softmax(-1)
+    by_share = g @ v.mT
+    by_score = shares * (by_share - (by_share * shares).sum(-1, keepdim=True)) * scale
+    key_grad, value_grad = (part.unflatten(0, (-1, groups)).sum(1) for part in (by_score.mT @ q, shares.mT @ g))
+    return tuple(part.transpose(0, 1).to(query.dtype) for part in (by_score @ k, key_grad, value_grad))
+
+
+_STAND_INS = {
+    torch.ops.torch_attn._varlen_attn.default: _varlen,
+    torch.ops.torch_attn._varlen_attn_backward.default: _varlen_backward,
+}
+
+
+def _no_grad(self: Any) -> None:
+    self.before = torch.is_grad_enabled()
+    torch.set_grad_enabled(False)
+
+
+def _grad_again(self: Any, *_: Any) -> None:
+    torch.set_grad_enabled(self.before)
+
+
+@contextmanager
+def a_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
+    """Inside the block `torch.cuda` has one device of that capability, and tensors can be made on it."""
+    waits.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        cuda = torch.cuda
+        for name, value in {
+            "is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0,
+            "is_bf16_supported": capability >= (8, 0), "get_device_capability": capability, "set_device": None,
+            "get_device_name": "pretended", "_lazy_init": None, "empty_cache": None, "synchronize": None,
+            "manual_seed": None, "manual_seed_all": None,
+            "get_rng_state": torch.zeros(16, dtype=torch.uint8), "set_rng_state": None,
+            "get_rng_state_all": [torch.zeros(16, dtype=torch.uint8)], "set_rng_state_all": None,
+        }.items():  # fmt: skip
+            patch.setattr(cuda, name, lambda *_, value=value, **__: value)
+        patch.setattr(torch.inference_mode, "__enter__", _no_grad)  # which has no tensors within tensors
+        patch.setattr(torch.inference_mode, "__exit__", _grad_again)
+        patch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda _: None)
+        patch.setattr(torch.backends.cudnn, "version", lambda: None)
+        with _Pretending(), _Made():
+            yield
