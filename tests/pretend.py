@@ -1,6 +1,6 @@
 """A GPU that is not there: tensors that say they are on one, and compute on the processor.
 
-What meets on two devices is refused as a GPU refuses it, autocast of CUDA is torch's own, and the kernel for rows that
+What meets on two devices is refused as a GPU refuses it, autocast of CUDA casts by torch's list, and the kernel for rows that
 are cut in chunks has a stand-in that wants what the kernel wants. What a kernel does to the last bits, what it takes of
 memory, and how fast it is cannot be seen here.
 """
@@ -19,9 +19,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import get_worker_info
 
 GPU = torch.device("cuda", 0)
-_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
 _ATEN = torch.ops.aten
 _MAY_MEET = {_ATEN._to_copy.default, _ATEN.copy_.default, _ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default}
 """Operations that take tensors of both devices."""
@@ -37,7 +37,7 @@ class OnGpu(torch.Tensor):
     def __new__(cls, inner: torch.Tensor) -> OnGpu:
         made: OnGpu = torch.Tensor._make_wrapper_subclass(
             cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
-            layout=inner.layout, device="meta", requires_grad=False, _extra_dispatch_keys=_KEYS,
+            layout=inner.layout, device="meta", requires_grad=False,
         )  # fmt: skip
         made.inner = inner
         return made
@@ -70,6 +70,31 @@ class _Pretending(TorchDispatchMode):
         return _run(func, args, kwargs or {})
 
 
+_HALF = {
+    "linear", "matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "addmm", "baddbmm", "einsum", "conv2d", "conv3d",
+    "scaled_dot_product_attention",
+}  # fmt: skip
+_FULL = {
+    "softmax", "log_softmax", "logsumexp", "layer_norm", "rms_norm", "cross_entropy", "exp", "log", "pow", "__pow__",
+    "rsqrt", "reciprocal", "sum", "prod", "cumsum", "norm", "cosine_similarity",
+}  # fmt: skip
+"""What autocast computes in half precision and in float32: torch's list of CUDA, as far as models here use it."""
+
+
+def _cast(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """As autocast of CUDA casts, which asks a tensor where it is in a way that cannot be answered from here."""
+    name = getattr(func, "__name__", "")
+    wanted = torch.get_autocast_dtype("cuda") if name in _HALF else torch.float32 if name in _FULL else None
+    if wanted is None:
+        return args, kwargs
+
+    def cast(leaf: Any) -> Any:
+        is_cast = isinstance(leaf, OnGpu) and leaf.is_floating_point() and leaf.dtype != torch.float64
+        return leaf.to(wanted) if is_cast else leaf
+
+    return tree_map(cast, (args, kwargs))  # type: ignore[no-any-return]
+
+
 class _Made(TorchFunctionMode):
     """Tensors that are made of Python's lists, which no dispatch sees: by `torch.tensor`, and in an index."""
 
@@ -81,11 +106,28 @@ class _Made(TorchFunctionMode):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             made = [OnGpu(torch.tensor(part)) if isinstance(part, list | tuple) else part for part in index]
             return func(args[0], tuple(made), *args[2:])
+        if func in (torch.Tensor.to, torch.Tensor.cuda):
+            return self._moved(func, args, kwargs)
+        if torch.is_autocast_enabled("cuda"):
+            args, kwargs = _cast(func, args, kwargs)
         if func not in (torch.tensor, torch.as_tensor) or kwargs.get("device") is None:
             return func(*args, **kwargs)
         device = torch.device(kwargs.pop("device"))
         args = tree_map(lambda leaf: leaf.inner if isinstance(leaf, OnGpu) else leaf, args)
         return func(*args, **kwargs).to(GPU if device.type == "cuda" else device)
+
+
+    @staticmethod
+    def _moved(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A move to `cuda` names no GPU, and what is there already stays."""
+        tensor, given = args[0], [*args[1:], *kwargs.values()]
+        named = any(isinstance(one, str | torch.device) and torch.device(one).type == "cuda" for one in given)
+        if not named and func is not torch.Tensor.cuda:
+            return func(*args, **kwargs)
+        kinds = [one for one in given if isinstance(one, torch.dtype)]
+        if isinstance(tensor, OnGpu):
+            return func(tensor, *kinds) if kinds else tensor
+        return torch.Tensor.to(tensor, GPU, *kinds)
 
 
 waits: Counter[str] = Counter()
@@ -102,6 +144,8 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
                 raise RuntimeError(f"{func}: a tensor {list(tensor.shape)} of the processor meets one of the GPU")
     place = kwargs.get("device")
     on_gpu = bool(there) if place is None else torch.device(place).type in ("cuda", "meta")
+    if on_gpu and get_worker_info() is not None:
+        raise RuntimeError(f"{func}: cannot re-initialize CUDA in a forked process")
     if on_gpu and isinstance(kwargs.get("generator"), torch.Generator):
         raise RuntimeError(f"{func}: expected a 'cuda' device type for generator but found 'cpu'")
     if there and not on_gpu:
@@ -213,6 +257,11 @@ def a_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
             "get_rng_state_all": [torch.zeros(16, dtype=torch.uint8)], "set_rng_state_all": None,
         }.items():  # fmt: skip
             patch.setattr(cuda, name, lambda *_, value=value, **__: value)
+            if hasattr(cuda.random, name):
+                patch.setattr(cuda.random, name, lambda *_, value=value, **__: value)
+        patch.setattr(torch.accelerator, "current_device_index", lambda: 0)
+        patch.setattr(torch.accelerator, "set_device_index", lambda _: None)
+        patch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self)
         patch.setattr(torch.inference_mode, "__enter__", _no_grad)  # which has no tensors within tensors
         patch.setattr(torch.inference_mode, "__exit__", _grad_again)
         patch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda _: None)
