@@ -233,6 +233,13 @@ _STAND_INS = {
 }
 
 
+def _backward(loss: torch.Tensor, **_: Any) -> None:
+    """With all that is pretended, since layers may be computed again; torch's own sets modes of functions aside."""
+    torch.autograd.graph._engine_run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
 def _no_grad(self: Any) -> None:
     self.before = torch.is_grad_enabled()
     torch.set_grad_enabled(False)
@@ -259,6 +266,7 @@ def a_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
             patch.setattr(cuda, name, lambda *_, value=value, **__: value)
             if hasattr(cuda.random, name):
                 patch.setattr(cuda.random, name, lambda *_, value=value, **__: value)
+        patch.setattr(torch.Tensor, "backward", _backward)
         patch.setattr(torch.accelerator, "current_device_index", lambda: 0)
         patch.setattr(torch.accelerator, "set_device_index", lambda _: None)
         patch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self)
