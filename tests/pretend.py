@@ -23,7 +23,13 @@ from torch.utils.data import get_worker_info
 
 GPU = torch.device("cuda", 0)
 _ATEN = torch.ops.aten
-_MAY_MEET = {_ATEN._to_copy.default, _ATEN.copy_.default, _ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default}
+_MAY_MEET = {
+    _ATEN._to_copy.default,
+    _ATEN.copy_.default,
+    _ATEN.index.Tensor,
+    _ATEN.index_put.default,
+    _ATEN.index_put_.default,
+}
 """Operations that take tensors of both devices."""
 _WAITS = {_ATEN._local_scalar_dense.default: "item", _ATEN.nonzero.default: "nonzero"}
 
@@ -115,7 +121,6 @@ class _Made(TorchFunctionMode):
         device = torch.device(kwargs.pop("device"))
         args = tree_map(lambda leaf: leaf.inner if isinstance(leaf, OnGpu) else leaf, args)
         return func(*args, **kwargs).to(GPU if device.type == "cuda" else device)
-
 
     @staticmethod
     def _moved(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

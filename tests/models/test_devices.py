@@ -47,6 +47,7 @@ def test_scoring(family: str, checkpoints: dict[str, Path]) -> None:
         got.log_probabilities.sum().backward()
         print(waits)
 
+
 @FAMILIES
 def test_gen(family: str, checkpoints: dict[str, Path]) -> None:
     vlm = loaded(checkpoints[family])
@@ -56,16 +57,20 @@ def test_gen(family: str, checkpoints: dict[str, Path]) -> None:
         waits.clear()
         print(generate(vlm, batch, max_new_tokens=10), waits)
         print(generate_text(vlm, [vlm.encode_text("Is it?"), vlm.encode_text("Is it a dog?")], max_new_tokens=5))
-        print(generate(vlm, batch, max_new_tokens=5, temperature=.7, top_p=.9))
+        print(generate(vlm, batch, max_new_tokens=5, temperature=0.7, top_p=0.9))
+
 
 @FAMILIES
 def test_rollout(family: str, checkpoints: dict[str, Path]) -> None:
     vlm = loaded(checkpoints[family])
     batch = batch_of(vlm)
     with a_gpu():
-      for n in (6, 16):
-        waits.clear()
-        print(sample_groups(vlm, batch, [draws_of((1, i), 2, n) for i in range(3)], temperature=1.0, top_p=.9), waits)
+        for n in (6, 16):
+            waits.clear()
+            print(
+                sample_groups(vlm, batch, [draws_of((1, i), 2, n) for i in range(3)], temperature=1.0, top_p=0.9), waits
+            )
+
 
 @FAMILIES
 def test_attention(family: str, checkpoints: dict[str, Path]) -> None:
