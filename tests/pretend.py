@@ -1,8 +1,9 @@
 """A GPU that is not there: tensors that say they are on one, and compute on the processor.
 
-What meets on two devices is refused as a GPU refuses it, autocast of CUDA casts by torch's list, and the kernel for rows that
-are cut in chunks has a stand-in that wants what the kernel wants. What a kernel does to the last bits, what it takes of
-memory, and how fast it is cannot be seen here.
+What meets on two devices is refused as a GPU refuses it, autocast of CUDA casts by torch's list, and the kernel for rows
+that are cut in chunks has a stand-in that wants what the kernel wants. Processes that read ahead must not touch the GPU.
+What a kernel computes to its last bits, what memory it takes and how fast it is cannot be seen here. Models are loaded
+before `a_gpu`, and moved by `on_gpu`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class OnGpu(torch.Tensor):
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"OnGpu({self.inner})"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """On disk it is a plain tensor, as one of a GPU is once it is read back to the processor."""
+        return self.inner.__reduce_ex__(protocol)
 
     device = property(lambda self: GPU)
     is_cuda = property(lambda self: True)
@@ -171,15 +176,15 @@ def _inner(leaf: Any) -> Any:
     return leaf.inner if isinstance(leaf, OnGpu) else leaf
 
 
-def on_gpu(model: torch.nn.Module) -> Any:
-    """A model whose parameters and buffers are moved; what was tied stays tied."""
+def on_gpu(model: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """A model whose parameters, of that type, and buffers are moved; what was tied stays tied."""
     moved: dict[int, Any] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and not isinstance(parameter, OnGpu):
                 made = moved.get(id(parameter))
                 if made is None:
-                    made = torch.nn.Parameter(OnGpu(parameter.detach()), parameter.requires_grad)
+                    made = torch.nn.Parameter(OnGpu(parameter.detach().to(dtype)), parameter.requires_grad)
                     moved[id(parameter)] = made
                 module._parameters[name] = made
         for name, buffer in module._buffers.items():
