@@ -18,9 +18,13 @@ from rbft.models.encoder import ClipTextEncoder, find_encoder
 from rbft.models.generate import generate, generate_text
 from rbft.models.rollout import draws_of, sample_groups
 from rbft.models.score import score_answers, score_group
+from rbft.models.varlen import chunked_attention
 from rbft.models.vlm import VLM, Encoded
 
-FAMILIES = pytest.mark.parametrize("family", FAMILY_NAMES)
+LATE = ("qwen2_vl", "qwen3_vl")
+FAMILIES = pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.nightly] if name in LATE else []) for name in FAMILY_NAMES]
+)
 PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 ANSWERS = ("cat", "a catalogue of puppies", "dog")
 
@@ -55,8 +59,6 @@ def test_what_a_gpu_refuses_is_refused() -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_stand_in_for_the_kernel_has_its_gradients(causal: bool) -> None:
-    from rbft.models.varlen import chunked_attention
-
     torch.manual_seed(0)
     parts = [torch.randn(1, heads, 7, 8, dtype=torch.bfloat16) for heads in (4, 2, 2)]
     bounds = torch.tensor([0, 3, 7], dtype=torch.int32)

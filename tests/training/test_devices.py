@@ -20,6 +20,7 @@ from rbft.training.reinforce import reinforce
 from rbft.training.rollouts import Grader, Written
 from rbft.training.supervised import AnswerTrainer, train
 
+NIGHTLY = pytest.mark.nightly
 RECIPE = Recipe(
     learning_rate=1e-2, vision_learning_rate=1e-3, batch_size=4, micro_batch_size=2, gradient_checkpointing=False,
     scheduler="constant", warmup_ratio=0.0, save_every_steps=1,
@@ -52,13 +53,14 @@ def learn(vlm: VLM, recipe: Recipe, folder: Path, steps: int) -> list[float]:
 @pytest.mark.parametrize(
     ("family", "checkpointing", "lora"),
     [
-        ("qwen2_vl", True, None),
         ("qwen2_5_vl", False, None),
-        ("qwen2_5_vl", True, Lora(dropout=0.0)),
-        ("qwen3_vl", True, None),
-        ("qwen3_vl", False, Lora(dropout=0.0)),
-        ("internvl", False, None),
         ("internvl", True, Lora(dropout=0.0)),
+        pytest.param("qwen2_vl", True, None, marks=NIGHTLY),
+        pytest.param("qwen2_vl", False, Lora(dropout=0.0), marks=NIGHTLY),
+        pytest.param("qwen2_5_vl", True, Lora(dropout=0.0), marks=NIGHTLY),
+        pytest.param("qwen3_vl", True, None, marks=NIGHTLY),
+        pytest.param("qwen3_vl", False, Lora(dropout=0.0), marks=NIGHTLY),
+        pytest.param("internvl", False, None, marks=NIGHTLY),
     ],
 )
 def test_a_stage_learns_what_it_learns_on_a_processor(
@@ -107,7 +109,11 @@ class Vowels(Grader):
 
 @pytest.mark.parametrize(
     ("family", "lora", "updates"),
-    [("qwen2_5_vl", None, 1), ("qwen2_5_vl", Lora(), 2), ("internvl", None, 2)],
+    [
+        ("qwen2_5_vl", Lora(), 2),
+        pytest.param("qwen2_5_vl", None, 1, marks=NIGHTLY),
+        pytest.param("internvl", None, 2, marks=NIGHTLY),
+    ],
 )
 def test_a_stage_reinforces(
     family: str, lora: Lora | None, updates: int, checkpoints: dict[str, Path], tmp_path: Path

@@ -3,8 +3,8 @@
 transformers' own path for every implementation but the flash ones calls attention once for each chunk of a vision
 layer: 135 times for a clip of 18 frames of 280x504. An implementation whose name holds "flash" is handed the whole row
 with the bounds of its chunks instead; `one_call_a_layer` registers ours and gives it to the vision tower. On a GPU in
-half precision that is one `varlen_attn`, where GPU and torch have it; elsewhere chunks of one length become one batch of
-exact attention.
+half precision that is one `varlen_attn`, where GPU and torch have it; elsewhere chunks of one length become one batch
+of exact attention.
 """
 
 from __future__ import annotations
