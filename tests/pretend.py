@@ -2,8 +2,8 @@
 
 What meets on two devices is refused as a GPU refuses it, autocast of CUDA casts by torch's list, and the kernel for
 rows that are cut in chunks has a stand-in that wants what the kernel wants. Processes that read ahead must not touch
-the GPU. What a kernel computes to its last bits, what memory it takes and how fast it is cannot be seen here. Models are
-loaded before `a_gpu`, and moved by `on_gpu`.
+the GPU. What a kernel computes to its last bits, what memory it takes and how fast it is cannot be seen here. Models
+are loaded before `a_gpu`, and moved by `on_gpu`.
 """
 
 from __future__ import annotations
