@@ -106,6 +106,21 @@ def _cast(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
     return tree_map(cast, (args, kwargs))  # type: ignore[no-any-return]
 
 
+def _in_one_kernel(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """As a GPU does it, without a table of all scores."""
+    groups = query.shape[1] // key.shape[1]
+    if enable_gqa and groups > 1:
+        key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
+    kernel = _ATEN._scaled_dot_product_flash_attention_for_cpu
+    made: torch.Tensor = kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    return made
+
+
 class _Made(TorchFunctionMode):
     """Tensors that are made of Python's lists, which no dispatch sees: by `torch.tensor`, and in an index."""
 
@@ -121,6 +136,8 @@ class _Made(TorchFunctionMode):
             return self._moved(func, args, kwargs)
         if torch.is_autocast_enabled("cuda"):
             args, kwargs = _cast(func, args, kwargs)
+        if func is scaled_dot_product_attention:
+            return _in_one_kernel(*args, **kwargs)
         if func not in (torch.tensor, torch.as_tensor) or kwargs.get("device") is None:
             return func(*args, **kwargs)
         device = torch.device(kwargs.pop("device"))
