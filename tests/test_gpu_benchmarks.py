@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from benchmarks.gpu import generate, score, train
+from benchmarks.gpu import generate, measure, score, train
 from benchmarks.gpu.flops import (
     TRAINING,
     Clip,
@@ -18,9 +20,10 @@ from benchmarks.gpu.flops import (
     vision_flops,
     visual_tokens,
 )
-from benchmarks.gpu.measure import main
+from benchmarks.gpu.measure import Setting, main
 from benchmarks.gpu.model import SHAPES, build, librarys_tower, questions, seven_billion
 
+from pretend import a_gpu, on_gpu, waits
 from rbft.models.patches import PatchProjection
 from rbft.models.vlm import VLM
 
@@ -105,6 +108,25 @@ def test_a_script_runs_whole_on_a_processor(
             assert side["tflops"] > 0
             assert [side[name] for name in ("utilisation", "peak_gigabytes", "idle_share")] == [None] * 3
     assert "not measured" in capsys.readouterr().out
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("script", "lora"), [(train, False), (train, True), (score, False), (generate, False)])
+def test_a_script_runs_whole_on_a_gpu_that_is_not_there(
+    script: Any, lora: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the count of memory and the profile, which are the driver's."""
+    for name in ("_peak_gigabytes", "_idle_share"):
+        monkeypatch.setattr(measure, name, lambda work: 0.5)
+    vlm = build("tiny", torch.device("cpu"), torch.float32)
+    on_gpu(vlm.model, torch.float32 if script is train else torch.bfloat16)
+    options = argparse.Namespace(
+        clips=4, micro=2, repeats=1, peak_tflops=100.0, lora=lora, checkpointing=False, packed=False
+    )
+    with a_gpu():
+        rows = script.rows(Setting(vlm, SHAPES["tiny"], options))
+        assert waits["varlen"] > 0
+    assert all(side.utilisation is not None for row in rows for side in (row.ours, row.theirs))
 
 
 def test_options_of_training_are_those_of_the_script_that_trains(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def test_a_process_that_cannot_be_isolated(monkeypatch: pytest.MonkeyPatch, code
     )  # fmt: skip
 
 
-CARD = {"name": "H100", "memory": 80 * GIB, "bfloat16": True}
+CARD = {"name": "H100", "memory": 80 * GIB, "bfloat16": True, "fails": None}
 
 
 def torch(build: str | None = "CUDA 13.2", gpus: tuple[dict[str, Any], ...] = (), said: tuple[str, ...] = ()) -> Any:
@@ -102,6 +102,12 @@ def torch(build: str | None = "CUDA 13.2", gpus: tuple[dict[str, Any], ...] = ()
         (torch(gpus=({**CARD, "name": "T4", "bfloat16": False},)), {}, True, "note",
          "CUDA 13.2: T4 with 80.0 GiB, without bfloat16",
          "rbft computes in bfloat16: expect it to be slow on this GPU"),
+        (torch(gpus=(CARD, {**CARD, "name": "V100", "fails": "AcceleratorError: no kernel image\nis available"})),
+         {}, True, "fault",
+         "CUDA 13.2: H100 with 80.0 GiB, V100 with 80.0 GiB; V100 computes nothing: AcceleratorError: no kernel image "
+         "is available",
+         "end what else uses it; where torch has no kernels for it, install one that has (pytorch.org/get-started); or "
+         "hide it, and rbft works on the CPU: CUDA_VISIBLE_DEVICES="),
         (torch(None), {}, True, "note", "a driver is here, but this torch is built for CPUs alone",
          "install a torch with CUDA: see pytorch.org/get-started"),
         (torch(None), {}, False, "note", "none: this torch is built for CPUs, and no NVIDIA driver is here",
@@ -145,6 +151,12 @@ class cuda:
     device_count = staticmethod(lambda: 1)
     get_device_properties = staticmethod(lambda index: type("Card", (), {"name": "H100", "total_memory": 2**36}))
     is_bf16_supported = staticmethod(lambda including_emulation: not including_emulation)
+bfloat16 = "bfloat16"
+class ones:
+    def __init__(self, *size, dtype, device): assert (size, dtype, device) == ((8, 8), "bfloat16", "cuda:0")
+    def __matmul__(self, other): return self
+    def sum(self): return self
+    def item(self): return 512.0
 """
 
 
@@ -157,8 +169,11 @@ def test_torch_is_asked_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert found.broken == {"failing": "OSError: libfoo.so: not found"}
     assert found.torch == {
         "torch": "2.15.0", "build": "CUDA 13.2", "said": [],
-        "gpus": [{"name": "H100", "memory": 2**36, "bfloat16": True}],
+        "gpus": [{"name": "H100", "memory": 2**36, "bfloat16": True, "fails": None}],
     }  # fmt: skip
+    fails = FAKE_TORCH.replace("return 512.0", "raise RuntimeError('no kernel image')")
+    found = import_all(["torch"], stubs(tmp_path, torch=fails))
+    assert found.torch is not None and found.torch["gpus"][0]["fails"] == "RuntimeError: no kernel image"
     deadly = stubs(tmp_path, deadly="import os; os._exit(11)")
     found = import_all(["chatty", "deadly", "torch"], deadly)
     assert (found.broken, found.torch) == ({"deadly": "importing it ends Python with exit code 11"}, None)

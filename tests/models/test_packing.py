@@ -64,7 +64,7 @@ def test_positions_are_the_models_own_and_start_again_for_every_clip(family: str
 
 def dense_kernel(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, same: torch.Tensor,
-    longest: int, longest_key: int, *, scale: float, window_size: tuple[int, int], enable_gqa: bool,
+    longest: int, longest_key: int, *, scale: float, window_size: tuple[int, int], enable_gqa: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """What `varlen_attn` computes, by a dense mask; rows are [S, H, D]."""
     assert bounds is same and longest == longest_key

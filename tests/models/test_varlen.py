@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForImageTextToText
 
 from noise import noise_clip
+from pretend import OnGpu
 from rbft.models import varlen
 from rbft.models.varlen import NAME, chunked_attention
 from rbft.models.vlm import VLM, Encoded
@@ -121,6 +122,45 @@ def test_a_gpu_is_given_one_call_of_its_kernel(causal: bool, monkeypatch: pytest
     assert call["cu_seq_q"] is call["cu_seq_k"], "the kernel's causal mask needs one tensor for both"
     assert (call["max_q"], call["max_k"], call["scale"], call["enable_gqa"]) == (4, 4, 0.3, True)
     assert call["window_size"] == ((-1, 0) if causal else (-1, -1))
+
+
+def test_half_precision_on_a_gpu_with_flash_attention_goes_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A T4 (7.5) and a V100 (7.0) have none, and raise where they are asked; an A100 has 8.0, an RTX 5090 12.0."""
+    for capability, kernel in (((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)):
+        varlen._has_flash.cache_clear()
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, found=capability: found)
+        for width, fits in ((64, True), (80, True), (256, True), (84, False), (264, False)):
+            query = OnGpu(torch.zeros(3, 2, width, dtype=torch.bfloat16))
+            assert varlen._one_kernel(query) == (kernel and fits), (capability, width)
+        assert not varlen._one_kernel(OnGpu(torch.zeros(3, 2, 64)))
+    varlen._has_flash.cache_clear()
+    assert not varlen._one_kernel(torch.zeros(3, 2, 64, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(("windows", "groups"), [(False, False), (True, False), (True, True)])
+def test_an_older_torchs_kernel_is_not_told_what_it_does_not_know(
+    windows: bool, groups: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of torch 2.10 takes no scale and no window, that of 2.11 no groups: then chunks are batches."""
+    asked: list[dict[str, Any]] = []
+
+    def kernel(query: torch.Tensor, *given: Any, **options: Any) -> torch.Tensor:
+        asked.append(options)
+        return query
+
+    monkeypatch.setattr(varlen, "_one_kernel", lambda query: True)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(varlen, "TAKES_WINDOWS", windows)
+    monkeypatch.setattr(varlen, "TAKES_GROUPS", groups)
+    query, key, value = chunks([3, 4])
+    bounds = torch.tensor([0, 3, 7], dtype=torch.int32)
+    for keys, values in ((query, query), (key, value)):
+        chunked_attention(
+            torch.nn.Module(), query, keys, values, None,
+            scaling=0.3, cu_seq_lens_q=bounds, max_length_q=4, is_causal=True,
+        )  # fmt: skip
+    alike = {"scale": 0.3, "window_size": (-1, 0)}
+    assert asked == [alike] * windows + [alike | {"enable_gqa": True}] * groups
 
 
 def test_under_autocast_attention_runs_in_half_precision() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -180,7 +182,10 @@ def train_small(job: StageJob, root: Path, said: list[str]) -> list[LossPoint]:
     return read_jsonl(root / "logs" / job.key / "losses.jsonl", LossPoint)
 
 
-def short_of(patch: pytest.MonkeyPatch, most: int, from_step: int) -> list[tuple[int, int]]:
+OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def short_of(patch: pytest.MonkeyPatch, most: int, from_step: int, error: RuntimeError = OUT) -> list[tuple[int, int]]:
     """A device that from a step on holds no more than so many clips. Returns what was asked of it: step, clips."""
     original, asked = supervised.AnswerTrainer.compute_loss, []
 
@@ -188,7 +193,7 @@ def short_of(patch: pytest.MonkeyPatch, most: int, from_step: int) -> list[tuple
         step, clips = self.state.global_step + 1, len(inputs["weights"])
         asked.append((step, clips))
         if clips > most and step >= from_step:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise type(error)(*error.args)
         return original(self, model, inputs, *given, **more)
 
     patch.setattr(supervised.AnswerTrainer, "compute_loss", loss)
@@ -214,6 +219,41 @@ def test_a_device_out_of_memory_is_asked_for_half_the_micro_batch(
     assert asked == [(1, 4), (2, 4), (3, 4), *again]
     assert wanted.key == smaller.key
     assert finished_stage(wanted, RunStore(tmp_path / "short")) is not None
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory.", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling it"])
+def test_nothing_of_a_stage_that_ran_out_is_kept_when_it_goes_on(
+    said: str, job: StageJob, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither weights nor the optimizer's state: on a full device the next try would find no room."""
+    short_of(monkeypatch, most=2, from_step=2, error=RuntimeError(said))
+    kept: list[weakref.ref[Any]] = []
+    load = VLM.load
+
+    def loaded(*given: Any, **more: Any) -> VLM:
+        assert [ref() for ref in kept] == [None] * len(kept)
+        vlm = load(*given, **more)
+        kept.extend(weakref.ref(part) for part in (vlm, vlm.model))
+        return vlm
+
+    original = supervised.AnswerTrainer.create_optimizer
+
+    def optimizer(self: Any, model: Any = None) -> Any:
+        made = original(self, model)
+        kept.append(weakref.ref(made))
+        return made
+
+    wanted = small_job(job, checkpoints["qwen2_5_vl"])
+    grid = load(wanted.parent.path).grid
+    monkeypatch.setattr(VLM, "load", loaded)
+    monkeypatch.setattr(supervised.AnswerTrainer, "create_optimizer", optimizer)
+    gc.disable()  # by itself it may come in time, or not
+    try:
+        train_stage(wanted, RunStore(tmp_path), NoiseClips(grid), say=lambda _: None)  # type: ignore[arg-type]
+    finally:
+        gc.enable()
+    gc.collect()  # as `Session.release` does before another model is loaded
+    assert len(kept) == 2 * 3 and [ref() for ref in kept] == [None] * len(kept)
 
 
 def test_memory_that_holds_not_one_clip_is_an_error(

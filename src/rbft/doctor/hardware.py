@@ -43,7 +43,12 @@ gpus = []
 for index in range(torch.cuda.device_count() if seen else 0):
     facts = torch.cuda.get_device_properties(index)
     half = torch.cuda.is_bf16_supported(including_emulation=False)
-    gpus.append({"name": facts.name, "memory": facts.total_memory, "bfloat16": half})
+    try:
+        one = torch.ones(8, 8, dtype=torch.bfloat16, device=f"cuda:{index}")
+        fails = None if (one @ one).sum().item() == 512 else "8 x 8 ones do not multiply to 512"
+    except Exception as error:
+        fails = f"{type(error).__name__}: {error}"
+    gpus.append({"name": facts.name, "memory": facts.total_memory, "bfloat16": half, "fails": fails})
 build = torch.version.cuda and f"CUDA {torch.version.cuda}" or torch.version.hip and f"ROCm {torch.version.hip}"
 say(torch=torch.__version__, build=build, gpus=gpus, said=[str(one.message) for one in said])
 """
@@ -172,6 +177,12 @@ def gpu_finding(
         return fault("gpu", "cannot be asked: torch cannot be imported", "see torch above")
     if gpus := torch["gpus"]:
         said = f"{torch['build']}: " + ", ".join(f"{gpu['name']} with {gpu['memory'] / GIB:.1f} GiB" for gpu in gpus)
+        if failing := next((gpu for gpu in gpus if gpu["fails"]), None):
+            return fault(
+                "gpu", f"{said}; {failing['name']} computes nothing: {' '.join(failing['fails'].split())[:200]}",
+                "end what else uses it; where torch has no kernels for it, install one that has (pytorch.org/"
+                "get-started); or hide it, and rbft works on the CPU: CUDA_VISIBLE_DEVICES=",
+            )  # fmt: skip
         if all(gpu["bfloat16"] for gpu in gpus):
             return ok("gpu", f"{said}, bfloat16{_driver(driver)}")
         return note("gpu", f"{said}, without bfloat16", "rbft computes in bfloat16: expect it to be slow on this GPU")

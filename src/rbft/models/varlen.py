@@ -3,11 +3,14 @@
 transformers' own path for every implementation but the flash ones calls attention once for each chunk of a vision
 layer: 135 times for a clip of 18 frames of 280x504. An implementation whose name holds "flash" is handed the whole row
 with the bounds of its chunks instead; `one_call_a_layer` registers ours and gives it to the vision tower. On a GPU in
-half precision that is one `varlen_attn`; elsewhere chunks of one length become one batch of exact attention.
+half precision that is one `varlen_attn`, where GPU and torch have it; elsewhere chunks of one length become one batch
+of exact attention.
 """
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +18,15 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+_TOLD = inspect.signature(varlen_attn).parameters
+TAKES_WINDOWS = "scale" in _TOLD and "window_size" in _TOLD
+"""Whether this torch's `varlen_attn` is told scale and window; that of 2.10 is not."""
+TAKES_GROUPS = "enable_gqa" in _TOLD
+"""The same of several queries to one key, as language models have them; that of 2.11 is not."""
+LEAST_CAPABILITY = (8, 0)
+"""Of a GPU with flash attention: Ampere and newer."""
+MOST_WIDE = 256
+"""Numbers in a head that flash attention takes."""
 NAME = "rbft_flash_varlen"
 """What the vision tower's configuration says in memory; it is never written to disk."""
 
@@ -54,16 +66,22 @@ def chunked_attention(
     assert attention_mask is None and sliding_window is None and len(query) == 1, (sliding_window, query.shape)
     is_causal = bool(module.is_causal) if is_causal is None else is_causal
     query, key, value = (_autocast(part)[0].transpose(0, 1) for part in (query, key, value))
-    if _one_kernel(query) and not dropout:
+    in_groups = query.shape[1] != key.shape[1]
+    if _one_kernel(query) and not dropout and TAKES_WINDOWS and (TAKES_GROUPS or not in_groups):
         window = (-1, 0 if is_causal else -1)
         bounds = cu_seq_lens_q.to(query.device)
         out = varlen_attn(
             query, key, value, bounds, bounds, max_length_q, max_length_q,
-            scale=scaling, window_size=window, enable_gqa=query.shape[1] != key.shape[1],
+            scale=scaling, window_size=window, **_groups(in_groups),
         )  # fmt: skip
         assert isinstance(out, torch.Tensor)
         return out[None], None
     return _by_length(query, key, value, cu_seq_lens_q.diff().tolist(), scaling, dropout, is_causal)[None], None
+
+
+def _groups(in_groups: bool) -> dict[str, Any]:
+    """Said only where there are any, since not every torch knows the word."""
+    return {"enable_gqa": True} if in_groups else {}
 
 
 def _by_length(
@@ -109,5 +127,13 @@ def _autocast(part: torch.Tensor) -> torch.Tensor:
 
 
 def _one_kernel(query: torch.Tensor) -> bool:
-    """Whether `varlen_attn` takes this: on a GPU, in half precision, with heads of a multiple of 8."""
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0
+    """Whether `varlen_attn` takes this: on a GPU that has it, in half precision, with heads of a multiple of 8."""
+    half, width = query.dtype in (torch.bfloat16, torch.float16), query.shape[-1]
+    return query.is_cuda and half and width % 8 == 0 and width <= MOST_WIDE and _has_flash(query.device.index)
+
+
+@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_flash(index: int) -> bool:
+    """Whether the GPU of that number has flash attention; others (T4, V100) raise when they are asked for it."""
+    return torch.cuda.get_device_capability(index) >= LEAST_CAPABILITY

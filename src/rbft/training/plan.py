@@ -118,7 +118,9 @@ def running_out(device: str, lines: Callable[[], list[str]], step: str) -> Itera
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error is an allocator's that found no memory: CUDA's, torch's on a CPU, or Python's."""
+    """Whether an error is an allocator's that found no memory: CUDA's or its libraries', torch's on a CPU, Python's."""
     text = str(error).lower()
-    told = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+    told = (
+        "out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "status_alloc_failed"
+    )  # fmt: skip
     return isinstance(error, MemoryError) or any(words in text for words in told)

@@ -26,6 +26,7 @@ from rbft.stopping import finishing
 from rbft.store import CARD, Card, RunStore, check_lineage, publish, read_card, seal_fault
 from rbft.training.ending import disk_faults
 from rbft.training.examples import refuse_test_clips
+from rbft.training.plan import ran_out
 from rbft.training.reinforce import reinforce
 from rbft.training.rollouts import Grader, label_questions
 from rbft.training.supervised import train
@@ -145,8 +146,8 @@ def _trained(job: StageJob, frames: FrameSource, work: Path, logs: Path, allow_r
         try:
             _train(job, vlm, frames, work, logs, say)
             return vlm
-        except torch.OutOfMemoryError:  # of a device; where a processor runs out, the system ends the process
-            smaller = _half(job.recipe)
+        except RuntimeError as error:  # of torch; where a processor runs out, the system mostly ends the process
+            smaller = _half(job.recipe) if ran_out(error) else None
             if smaller is None or job.reinforce is not None:
                 raise
         say(
