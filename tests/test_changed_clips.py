@@ -61,6 +61,10 @@ def test_a_run_on_changed_clips_stops_or_says_so_and_mixes_nothing(
     assert command("run", str(experiment)) == 2
     assert f"1 clip changed since the last run of this directory (first: {changed}); put" in capsys.readouterr().err
     assert (runs / "manifest.json").read_bytes() == record
+    assert command("check", str(experiment), "--json") == 2, "check says what run says"
+    assert f"rbft: fault: 1 clip changed since the last run of this directory (first: {changed}); put" in (
+        capsys.readouterr().err
+    )
     assert command("run", str(experiment), "on_changed_clip=use") == 0
     assert f"note: 1 clip changed since the last run of this directory (first: {changed})" in capsys.readouterr().err
     after = read_record(runs / "manifest.json", Manifest)

@@ -142,6 +142,34 @@ def test_predictions_under_the_name_of_others_are_refused(made: Path, capsys: Li
     assert other.read_bytes() == before
 
 
+def test_a_label_that_is_not_the_most_probable_one_is_refused(made: Path, capsys: Lines) -> None:
+    path = sorted((made / "runs" / "yard" / "predictions").glob("*.jsonl"))[0]
+    before = path.read_bytes()
+    first = read_jsonl(path, Prediction)[0]
+    [other] = first.probabilities.keys() - {str(first.label)}
+    path.write_bytes(before.replace(f'"label":"{first.label}"'.encode(), f'"label":"{other}"'.encode(), 1))
+    assert run(made) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"rbft: {path}: holds records of something else than its name says: {first.clip_id!r} is labelled {other!r}, "
+        f"which is not its most probable label; {MAKE_ROWS_AGAIN}"
+    )
+    path.unlink()
+    assert run(made) == 0
+    assert path.read_bytes() == before
+
+
+def test_a_folder_in_the_place_of_the_times_is_told(made: Path, capsys: Lines) -> None:
+    path = made / "runs" / "yard" / "timing.jsonl"
+    path.unlink()
+    path.mkdir()
+    assert run(made) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"rbft: {path}: cannot be read: Is a directory; move it away, and give the same command again"
+    )
+    path.rmdir()
+    assert run(made) == 0
+
+
 def children(made: Path) -> dict[str, Path]:
     """The checkpoints of the run by stage: the second stage starts from the first."""
     found = [path for path in made.glob("runs/yard/checkpoints/*") if not path.name.startswith(".")]

@@ -224,10 +224,8 @@ def read_jsonl(path: Path, kind: type[R], step: str = MAKE_ROWS_AGAIN) -> list[R
     """
     records: list[R] = []
     try:
-        for line in finished_lines(path):
+        for line in finished_lines(path, step):
             records.append(kind.model_validate_json(line))
-    except OSError as error:
-        raise _unread(path, error, step) from error
     except ValidationError as error:
         fault = f"{path}:{len(records) + 1}: {_misfit(kind, error)}"
         raise StoreError(f"{fault}; delete the line, or {step}") from None
@@ -248,9 +246,12 @@ def misnamed(path: Path, wrong: str) -> StoreError:
     return StoreError(f"{path}: holds records of something else than its name says: {wrong}; {MAKE_ROWS_AGAIN}")
 
 
-def finished_lines(path: Path) -> list[bytes]:
-    """The lines of a file that end, without their ends."""
-    return retried(lambda: [line[:-1] for line in _finished_lines(path)])
+def finished_lines(path: Path, step: str = MAKE_ROWS_AGAIN) -> list[bytes]:
+    """The lines of a file that end, without their ends; raises StoreError where it cannot be read."""
+    try:
+        return retried(lambda: [line[:-1] for line in _finished_lines(path)])
+    except OSError as error:
+        raise _unread(path, error, step) from error
 
 
 class JsonlAppender:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rbft.ahead import begin, frame_cache, listing_of
 from rbft.answers import AuditThresholds, load_thresholds
@@ -90,7 +91,7 @@ def prepare(
     with reporter.counted("Reading clips", len(listing.rows), since=ahead.since) as advance:
         inspections = ahead.finish(advance)
     manifest = build_manifest(listing, inspections, split_rule=experiment.split, on_bad_clip=experiment.on_bad_clip)
-    changed = _changed_clips(experiment, store, manifest)
+    changed = _changed_clips(experiment, manifest)
     questions = None if found.questions is None else used_questions(found.questions, manifest)
     if questions is None and (faults := faults_of(experiment, manifest, prompts)):
         raise ManifestError(faults)
@@ -137,9 +138,9 @@ def prepare(
     return session
 
 
-def _changed_clips(experiment: Experiment, store: RunStore, manifest: Manifest) -> str | None:
+def _changed_clips(experiment: Experiment, manifest: Manifest) -> str | None:
     """What to note of clips that changed since this directory's last run; raises ManifestError where that stops it."""
-    path, use = store.root / "manifest.json", experiment.on_changed_clip == "use"
+    path, use = Path(experiment.output) / experiment.name / "manifest.json", experiment.on_changed_clip == "use"
     step = f"{MAKE_AGAIN}, as the clips are now"
     changed = changed_clips(read_record(path, Manifest, step), manifest, use=use) if path.is_file() else None
     if changed is not None and not use:
@@ -266,6 +267,8 @@ def check_run(experiment: Experiment, source: Source | None) -> CheckResult:
     try:
         if result.exit_code == 0:
             manifest = manifest_of(result.listing, result.inspections, result.splits, result.notes)
+            if (changed := _changed_clips(experiment, manifest)) is not None:
+                notes.append(changed)
             prompts = load_prompts(experiment.prompts, persona=experiment.domain, labels=manifest.labels)
             if questions is None:
                 faults += faults_of(experiment, manifest, prompts)

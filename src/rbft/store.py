@@ -108,7 +108,9 @@ class RunStore:
         path = self.root / "timing.jsonl"
         total: dict[str, float] = {}
         damaged: list[int] = []
-        for number, line in enumerate(finished_lines(path) if path.exists() else [], 1):
+        for number, line in enumerate(
+            finished_lines(path, "move it away, and give the same command again") if path.exists() else [], 1
+        ):
             try:
                 timing = Timing.model_validate_json(line)
             except ValidationError:

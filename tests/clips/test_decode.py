@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,7 +22,7 @@ from rbft.clips.probe import examine, probe
 from rbft.errors import ClipError
 from rbft.experiment import ClipLimits, Sampling
 from rbft.records import FramePlan, Grid
-from videos import picture, reference_frames, signal_to_noise
+from videos import picture, reference_frames, signal_to_noise, write_clip
 
 LIMITS = ClipLimits()
 SMALL = Sampling(fps=4.0, min_pixels=28 * 28, max_pixels=56 * 84)
@@ -335,3 +337,98 @@ def test_nearest(ticks: list[int], targets: list[float]) -> None:
     times = np.array(sorted(ticks), np.float64)
     for target, index in zip(targets, nearest(times, np.array(targets)), strict=True):
         assert abs(times[index] - target) == np.abs(times - target).min()
+
+
+# -- streams that are not tidy: nothing may be left out of them, whatever their containers say ----------------------
+
+
+def same_with_and_without_skipping(path: Path) -> None:
+    """Whole, and in windows of it: what a decoder was not given must not show."""
+    found, index = examine(path, LIMITS)
+    end = found.duration_seconds
+    for fps in (0.5, 1.5, 6.0):
+        for window in ({}, {"start": end / 3}, {"start": end / 2, "end": end * 0.8}):
+            plan = plan_frames(found, SMALL.model_copy(update={"fps": fps}), Grid(), **window)
+            fast, slow = decode(path, plan, found, LIMITS, index=index), decode(path, plan, found, LIMITS, skip=False)
+            assert np.array_equal(fast.seconds, slow.seconds)
+            assert np.array_equal(fast.data, slow.data)
+
+
+def moving(number: int) -> list[np.ndarray]:
+    """Pictures that come back, so that old ones are worth referring to."""
+    noise = np.random.default_rng(0).integers(0, 60, (48, 64, 3), np.uint8)
+    return [np.roll(picture(i // 2 % 3), 3 * i, axis=1) // 2 + noise for i in range(number)]
+
+
+def test_two_recordings_joined_into_one_whose_times_go_back(tmp_path: Path) -> None:
+    params = {"x264-params": "keyint=10:scenecut=0:log-level=none"}
+    first = write_clip(tmp_path / "a.ts", moving(40), fps=20, encoder=params)
+    times = [513 + 50 * i for i in range(40)]
+    second = write_clip(tmp_path / "b.ts", moving(40)[::-1], milliseconds=times, encoder=params)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    assert not examine(joined, LIMITS)[1].complete
+    same_with_and_without_skipping(joined)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+def test_parameter_sets_that_come_once_at_a_change(name: str, tmp_path: Path) -> None:
+    """Two encodings with other colour offsets after one another; the second's sets stand in its first packet alone."""
+    made = []
+    for offset in (0, 8):
+        encoder = av.CodecContext.create("libx264", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = 64, 48, "yuv420p"
+        encoder.time_base, encoder.framerate = Fraction(1, 20), Fraction(20)
+        params = f"keyint=10:scenecut=0:bframes=0:chroma-qp-offset={offset}:log-level=none"
+        encoder.options = {"x264-params": params}
+        packets = []
+        for number, image in enumerate(moving(40)):
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 20)
+            packets += encoder.encode(frame)
+        made.append([*packets, *encoder.encode(None)])
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("libx264", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for start, packets in zip((0, 40), made, strict=True):
+            for number, packet in enumerate(packets):
+                units = [u for u in re.split(rb"\x00\x00\x00?\x01", bytes(packet)) if u]
+                kept = units if number == 0 else [u for u in units if u[0] & 31 not in (7, 8)]
+                again = av.Packet(b"".join(b"\0\0\0\x01" + unit for unit in kept))
+                again.stream, again.time_base, again.is_keyframe = stream, Fraction(1, 20), packet.is_keyframe
+                again.pts, again.dts, again.duration = start + packet.pts, start + packet.dts, 1
+                container.mux(again)
+    assert not examine(tmp_path / name, LIMITS)[1].complete
+    same_with_and_without_skipping(tmp_path / name)
+
+
+def test_avi_says_when_pictures_are_decoded_and_not_when_they_are_shown(tmp_path: Path) -> None:
+    params = {"x264-params": "keyint=12:bframes=3:b-adapt=0:scenecut=0:log-level=none"}
+    path = write_clip(tmp_path / "clip.avi", moving(60), fps=20, encoder=params)
+    assert not examine(path, LIMITS)[1].complete
+    same_with_and_without_skipping(path)
+
+
+def test_a_transport_stream_that_lost_packets(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.ts", moving(60), fps=20, encoder={"x264-params": "keyint=10:log-level=none"})
+    data = path.read_bytes()
+    cells = [data[i : i + 188] for i in range(0, len(data), 188)]
+    path.write_bytes(b"".join(cell for number, cell in enumerate(cells) if number < 20 or number % 40))
+    assert not examine(path, LIMITS)[1].complete
+    same_with_and_without_skipping(path)
+
+
+def test_what_cannot_be_read_with_gaps_is_read_without(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make("clip.mp4", 40, fps=20, encoder={"x264-params": "keyint=10:scenecut=0:bframes=0"})
+    found, index = examine(path, LIMITS)
+    plan = plan_frames(found, SMALL.model_copy(update={"fps": 1.0}), Grid())
+    whole = decode(path, plan, found, LIMITS, skip=False)
+    original = decoding._read
+
+    def failing(*given: Any) -> Frames:
+        if given[5] is not None:
+            raise ClipError("clip", "unreadable", "not one frame can be decoded")
+        return original(*given)
+
+    monkeypatch.setattr(decoding, "_read", failing)
+    assert np.array_equal(decode(path, plan, found, LIMITS, index=index).data, whole.data)

@@ -182,6 +182,18 @@ def train_small(job: StageJob, root: Path, said: list[str]) -> list[LossPoint]:
     return read_jsonl(root / "logs" / job.key / "losses.jsonl", LossPoint)
 
 
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_weights_are_loaded_for_training_unless_they_are_frozen(
+    lora: Lora | None, job: StageJob, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    load, wanted = VLM.load, small_job(job, checkpoints["qwen2_5_vl"], lora=lora)
+    grid = load(wanted.parent.path).grid
+    monkeypatch.setattr(VLM, "load", lambda *given, **more: asked.append(more["for_training"]) or load(*given, **more))
+    train_stage(wanted, RunStore(tmp_path), NoiseClips(grid), say=lambda _: None)  # type: ignore[arg-type]
+    assert asked == [lora is None]
+
+
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 

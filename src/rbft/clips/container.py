@@ -46,7 +46,7 @@ class PacketIndex:
     """The video packets of a file in decoding order: `ticks` int64 [N] presentation times, `key` and `shown` bool [N].
 
     `seconds_per_tick` turns ticks into seconds; `first_tick` is the earliest shown. `complete` is False where packets
-    carry no presentation time or share one; then nothing may be skipped.
+    carry no presentation time, share one, go back in time, are damaged, or change headers; then nothing may be skipped.
     """
 
     ticks: npt.NDArray[np.int64]

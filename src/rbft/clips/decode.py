@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from rbft.clips.container import PacketIndex, fail, opened, packets, reasons, too_many_pixels
 from rbft.clips.frames import Frames
 from rbft.clips.probe import WHOLE_SHARE, examine
+from rbft.errors import ClipError
 from rbft.experiment import ClipLimits
 from rbft.records import FramePlan, Probe
 
@@ -52,6 +53,9 @@ def decode(
             return _read(path, plan, probe, limits, index, needs)
         except _NotTidyError:
             pass
+        except ClipError as error:
+            if error.reason not in ("unreadable", "partial"):
+                raise
     return _read(path, plan, probe, limits, index, None)
 
 

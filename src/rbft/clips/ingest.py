@@ -129,8 +129,12 @@ def read_files(
     bad = [Bad(show(i.row.listed), i.problem.reason, show(i.problem.detail)) for i in inspections if i.problem]
     if bad:
         lines = by_reason(bad, "mend these, and the next run lists the rest")
-        told = f"{len(bad):,} of {len(inspections):,} clips cannot be read, and nothing was done with the others"
-        raise ManifestError([*lines, f"{told}: mend these files, or name the others alone"])
+        told = f"{len(bad):,} of {len(inspections):,} clips cannot be read"
+        if len(bad) < len(inspections):
+            lines.append(f"{told}, and nothing was done with the others: mend these files, or name the others alone")
+        elif len(bad) > 1:
+            lines.append(f"{told}: mend these files")
+        raise ManifestError(lines)
     return listing, clip_frames(cache, inspections)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from dataclasses import dataclass
@@ -19,12 +20,17 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from rbft.clips.container import PacketIndex, fail, opened, packets, reasons, too_many_pixels
+from rbft.clips.headers import Headers
 from rbft.experiment import ClipLimits
 from rbft.records import Probe
 
 WHOLE_SHARE = 0.95
 """A clip is whole when its frames reach this share of the stream's declared duration."""
 _MAX_SAMPLE_ASPECT = 16.0
+_TIMED = ("mov", "matroska", "mpegts", "mpeg", "flv")
+"""Containers that say when a picture is shown; in the others, as AVI, it may be when it is decoded."""
+_NEVER_SKIPPED = {"vvc"}
+"""Codecs whose filters are set in packets of their own, for as long as they please."""
 
 
 def probe(path: Path, limits: ClipLimits) -> Probe:
@@ -126,14 +132,17 @@ def _scan(path: Path, container: InputContainer, stream: VideoStream, limits: Cl
     durations: list[int] = []
     key: list[bool] = []
     shown: list[bool] = []
-    is_vp8 = stream.codec_context.name == "vp8"
-    frame = None
+    codec = stream.codec_context
+    is_vp8, headers = codec.name == "vp8", Headers(codec.name, codec.extradata)
+    frame, tidy, latest = None, codec.name not in _NEVER_SKIPPED, None
     for packet in packets(path, container, stream):
         if not ticks and packet.has_sidedata("encryption_info"):
             raise fail(
                 path, "encrypted", "the video stream is encrypted, and rbft has no key; export it without protection"
             )
         ticks.append(packet.pts if packet.pts is not None else packet.dts)
+        tidy = tidy and _is_tidy(packet, latest) and not headers.changed(memoryview(packet))
+        latest = packet.dts
         durations.append(packet.duration or 0)
         key.append(packet.is_keyframe)
         shown.append(not packet.is_discard and not (is_vp8 and not _vp8_shows(packet)))
@@ -143,8 +152,16 @@ def _scan(path: Path, container: InputContainer, stream: VideoStream, limits: Cl
     frame = frame or _decoded(path, stream, None)
     if not any(shown) or stream.time_base is None:
         raise fail(path, "zero_length", "the video stream has no frames")
-    index, reach = _index(path, ticks, durations, key, shown, float(stream.time_base))
+    if container.format.name.split(",")[0] not in _TIMED and codec.has_b_frames:
+        tidy = tidy and any(a >= b for a, b in itertools.pairwise(tick or 0 for tick in ticks))
+    index, reach = _index(path, ticks, durations, key, shown, float(stream.time_base), tidy=tidy)
     return _Scan(index, reach, frame)
+
+
+def _is_tidy(packet: av.Packet[VideoStream], latest: int | None) -> bool:
+    """Whether leaving out other packets cannot change what this one shows, as far as its container tells."""
+    goes_on = latest is None or packet.dts is None or packet.dts >= latest
+    return goes_on and packet.pts is not None and not packet.is_corrupt and not packet.has_sidedata("new_extradata")
 
 
 def _decoded(path: Path, stream: VideoStream, packet: av.Packet[VideoStream] | None) -> VideoFrame | None:
@@ -163,8 +180,9 @@ def _vp8_shows(packet: av.Packet[VideoStream]) -> bool:
 
 
 def _index(
-    path: Path, ticks: list[int | None], durations: list[int], key: list[bool], shown: list[bool], scale: float
-) -> tuple[PacketIndex, float]:
+    path: Path, ticks: list[int | None], durations: list[int], key: list[bool], shown: list[bool], scale: float, *,
+    tidy: bool,
+) -> tuple[PacketIndex, float]:  # fmt: skip
     """The index, and the seconds from the first shown frame to the end of the last."""
     known = [t for t, s in zip(ticks, shown, strict=True) if s and t is not None]
     if not known:
@@ -177,7 +195,7 @@ def _index(
     reach = (last - first + duration) * scale
     if reach <= 0:
         raise fail(path, "zero_length", f"{len(known)} frames with no duration")
-    complete = len(known) == sum(shown) == len(set(known)) and None not in ticks
+    complete = tidy and len(known) == sum(shown) == len(set(known)) and None not in ticks
     index = PacketIndex(
         ticks=np.array([first if t is None else t for t in ticks], np.int64),
         key=np.array(key, np.bool_),

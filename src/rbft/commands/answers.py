@@ -44,7 +44,8 @@ def predict(
                 sys.stdout.flush()
     except StoppedError:
         told = f"interrupted; {len(answers):,} of {len(clips):,} clips were classified and printed"
-        raise StoppedError(f"{told}: give the command again with the others") from None
+        again = "give the command again with the others" if answers else "give the command again"
+        raise StoppedError(f"{told}: {again}") from None
     finally:
         if answers and not as_json:
             render_answers(answers, Console())

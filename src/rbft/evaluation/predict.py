@@ -73,6 +73,8 @@ def _refuse_others(
             raise misnamed(path, f"no clip {made.clip_id!r} with label {made.truth!r} is asked about")
         if made.log_probabilities.keys() != prompts.labels.keys():
             raise misnamed(path, f"{made.clip_id!r} was given a choice of {', '.join(made.log_probabilities)}")
+        if made.label is not None and made.probabilities.get(made.label) != max(made.probabilities.values()):
+            raise misnamed(path, f"{made.clip_id!r} is labelled {made.label!r}, which is not its most probable label")
 
 
 class LabelQuery:
