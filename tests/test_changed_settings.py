@@ -102,7 +102,7 @@ class OneLabel:
     def answer(self, checkpoint: str, clips: Sequence[tuple[str, str | None]], *_: Any) -> list[Prediction]:
         sure = dict(zip(self._labels, (0.75, 0.25), strict=True))
         return [
-            Prediction(clip_id=clip, checkpoint=checkpoint, truth=truth, label=self._labels[0], log_probabilities={},
+            Prediction(clip_id=clip, checkpoint=checkpoint, truth=truth, label=self._labels[0], log_probabilities=sure,
                        probabilities=sure)
             for clip, truth in clips
         ]  # fmt: skip

@@ -183,7 +183,8 @@ def test_a_prediction_opens_nothing_elsewhere(
     """Files of the command line may lie anywhere, but they are files; nothing else is a way to name one."""
     canary = tmp_path / "outside" / "canary.mp4"
     attacks = [p for p in path_attacks(tmp_path, canary, listener.address) if ":" in p or "%" in p or "\\" in p]
-    assert command("predict", str(tmp_path), *attacks) == 2
+    for half in (attacks[:6], attacks[6:]):  # ten of a kind are named
+        assert command("predict", str(tmp_path), *half) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(attacks) == 12 == len([line for line in said if ": missing: there is no such file" in line])
     assert len([line for line in said if line.endswith(ADDRESS)]) == 7
