@@ -20,6 +20,21 @@ def picture(number: int, width: int = 64, height: int = 48) -> np.ndarray:
     return image
 
 
+@contextlib.contextmanager
+def _same_priority() -> Iterator[None]:
+    """The encoder of AV1 gives root's processes real-time priority, with which others on their processor starve."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if (os.sched_getscheduler(0), os.sched_getparam(0)) != before:
+            os.sched_setscheduler(0, *before)
+
+
+@_same_priority()
 def write_clip(
     path: Path,
     images: Sequence[np.ndarray],
@@ -36,40 +51,6 @@ def write_clip(
     form: str | None = None,
 ) -> Path:
     """Encode images [H, W, 3], at `fps` or at the given times; `rotation` is clockwise degrees and mirroring."""
-    with _same_priority():
-        return _written(
-            path, images, milliseconds, fps, codec, pixel_format, options, encoder, rotation, sample_aspect, audio, form
-        )
-
-
-@contextlib.contextmanager
-def _same_priority() -> Iterator[None]:
-    """The encoder of AV1 gives root's processes real-time priority, with which others on their processor starve."""
-    if not hasattr(os, "sched_getscheduler"):
-        yield
-        return
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        yield
-    finally:
-        if (os.sched_getscheduler(0), os.sched_getparam(0)) != before:
-            os.sched_setscheduler(0, *before)
-
-
-def _written(
-    path: Path,
-    images: Sequence[np.ndarray],
-    milliseconds: Sequence[int] | None,
-    fps: int,
-    codec: str,
-    pixel_format: str,
-    options: dict[str, str] | None,
-    encoder: dict[str, str] | None,
-    rotation: tuple[float, bool] | None,
-    sample_aspect: Fraction | None,
-    audio: bool,
-    form: str | None,
-) -> Path:
     ticks, tick = (range(len(images)), Fraction(1, fps)) if milliseconds is None else (milliseconds, Fraction(1, 1000))
     with av.open(str(path), "w", format=form, options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)

@@ -53,9 +53,8 @@ class Headers:
             self._length_bytes = (extradata[4] & 3) + 1
         if codec == "hevc" and len(extradata) > 21 and extradata[:3] not in (b"\0\0\0", b"\0\0\1"):
             self._length_bytes = (extradata[21] & 3) + 1
-        beside = frozenset() if self._length_bytes or self._kind is None else self._kept(extradata)
+        self._beside = frozenset() if self._length_bytes or self._kind is None else self._kept(extradata)
         self._first: frozenset[bytes] | None = None
-        self._beside = beside
 
     def changed(self, packet: memoryview) -> bool:
         """Whether the packet brings a header that neither the first packet nor, without one there, the file had."""
